@@ -1,0 +1,40 @@
+"""Errors of the checkpoints room.
+
+- CheckpointError
+  - UnreadableCheckpoint    the bytes are not a checkpoint that we read (exit 3)
+  - UnsafeCheckpoint        reading them would run code (exit 4)
+  - KeysDoNotMatch          the file's keys or shapes are not the model's (exit 5)
+  - AmbiguousWeights        more than one answer fits; a person must choose (exit 6)
+"""
+
+from typing import ClassVar
+
+from foundation.errors import StateserveError
+
+
+class CheckpointError(StateserveError):
+    """A checkpoint cannot be used."""
+
+
+class UnreadableCheckpoint(CheckpointError):
+    """The bytes are not a checkpoint that we read: another format, damaged, incomplete, or missing."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class UnsafeCheckpoint(CheckpointError):
+    """Reading the file would run code that it carries or names."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class KeysDoNotMatch(CheckpointError):
+    """The file's keys or shapes are not the model's, under no rewrite that we apply."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class AmbiguousWeights(CheckpointError):
+    """More than one weight set, or more than one key rewrite, fits; a person must choose."""
+
+    exit_code: ClassVar[int] = 6

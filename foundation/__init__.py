@@ -1,0 +1,1 @@
+"""What every room stands on: storage, the machine's facts, the root of the errors."""
