@@ -1,0 +1,101 @@
+"""An artifact that was read whole, checked, and can run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from artifact import golden, manifest
+from artifact.engines import LOADERS, MODEL_FILES, Engine, EngineOptions, load_engine
+from artifact.errors import DamagedArtifact, EngineUnavailable
+from artifact.golden import GoldenCase, Replay
+from artifact.manifest import Manifest
+from artifact.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One model with one engine: `run` it, `replay` its golden cases. Made by `load`."""
+
+    path: Path
+    manifest: Manifest
+    engine: Engine
+    cases: tuple[GoldenCase, ...]
+    budgets: Mapping[str, Mapping[str, float]]
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes and gives."""
+        return self.manifest.signature
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs, by name; inputs are checked against the signature first.
+
+        Raises:
+            InvalidInput: a request that the signature does not allow.
+            EngineFailed: the engine failed on one that it does.
+        """
+        self.signature.validate(inputs)
+        return self.engine.run(inputs)
+
+    def replay(self) -> list[Replay]:
+        """Runs every golden case, alone and tiled to the largest batch, on this engine."""
+        return golden.replay(self.engine, self.signature, self.cases, self.budgets[self.engine.name])
+
+
+def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> Artifact:
+    """Reads an artifact, checks every hash, and makes its engine.
+
+    `engine` is `onnx`, `torchscript`, `pt2`, or `auto`: the first of these that the artifact holds.
+
+    Raises:
+        NotAnArtifact: there is no artifact.
+        DamagedArtifact: a file is missing, added, linked or changed.
+        EngineUnavailable: the artifact has no such format, or its library is not installed.
+    """
+    directory = Path(path)
+    stated = manifest.read_manifest(directory)
+    files = verified_files(directory, stated)
+    name = _choose(engine, stated, directory)
+    return Artifact(
+        path=directory,
+        manifest=stated,
+        engine=load_engine(name, files[MODEL_FILES[name]], stated.signature, EngineOptions(threads)),
+        cases=golden.decode(files[manifest.GOLDEN]),
+        budgets=_budgets(files[manifest.PARITY], directory),
+    )
+
+
+def verified_files(directory: Path, stated: Manifest) -> dict[str, bytes]:
+    """Every listed file's bytes, all of which are those that the manifest states.
+
+    Raises:
+        DamagedArtifact: a file is missing, added, linked or changed.
+    """
+    manifest.check_listing(directory, stated)
+    return {name: manifest.read_listed(directory, name, entry) for name, entry in stated.listed.items()}
+
+
+def _choose(engine: str, stated: Manifest, directory: Path) -> str:
+    if engine == "auto":
+        return stated.formats[0]
+    if engine not in LOADERS:
+        raise EngineUnavailable(f"there is no engine {engine!r}; the engines are {', '.join(LOADERS)}")
+    if engine not in stated.formats:
+        raise EngineUnavailable(
+            f"{directory} holds {', '.join(stated.formats)}, not {engine}; export it with --format {engine}"
+        )
+    return engine
+
+
+def _budgets(parity: bytes, directory: Path) -> dict[str, dict[str, float]]:
+    try:
+        engines = json.loads(parity)["engines"]
+        return {
+            name: {output: float(entry["budget"]) for output, entry in report["outputs"].items()}
+            for name, report in engines.items()
+        }
+    except (ValueError, KeyError, TypeError) as cause:
+        raise DamagedArtifact(f"{directory / manifest.PARITY} states no budgets: {cause!r}") from cause

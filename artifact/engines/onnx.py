@@ -1,0 +1,46 @@
+"""ONNX Runtime."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnxruntime
+
+from artifact.engines import EngineOptions
+from artifact.errors import EngineFailed, EngineUnavailable
+from artifact.signature import Signature
+
+_SEVERITY_ERROR = 3
+
+
+class OnnxEngine:
+    """An ONNX Runtime session on the CPU.
+
+    It is made from bytes, not from a path: what was hashed is what runs, and ONNX Runtime then opens no other file (external
+    data is refused).
+    """
+
+    name = "onnx"
+
+    def __init__(self, model: bytes, signature: Signature, options: EngineOptions) -> None:
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _SEVERITY_ERROR
+        if options.threads is not None:
+            settings.intra_op_num_threads = options.threads
+        # A spinning pool burns every core of a shared machine between requests.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        except Exception as cause:  # ONNX Runtime's errors share no base class below Exception
+            raise EngineUnavailable(f"ONNX Runtime {onnxruntime.__version__} refuses model.onnx: {cause}") from cause
+        self._outputs = [spec.name for spec in signature.outputs]
+        found = [output.name for output in self._session.get_outputs()]
+        if found != self._outputs:
+            raise EngineUnavailable(f"model.onnx gives {', '.join(found)}; the signature says {', '.join(self._outputs)}")
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `Engine.run`."""
+        try:
+            answers = self._session.run(self._outputs, inputs)
+        except Exception as cause:  # see above
+            raise EngineFailed(f"ONNX Runtime failed: {cause}") from cause
+        return dict(zip(self._outputs, answers, strict=True))  # type: ignore[arg-type]

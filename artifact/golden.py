@@ -1,0 +1,163 @@
+"""Golden cases: recorded inputs and outputs that travel inside the artifact, and their replay on an engine.
+
+File format (safetensors): `CASE/input/NAME`, `CASE/output/ENGINE/NAME` (what that engine answered at export) and
+`CASE/reference/NAME` (float64, eager PyTorch). A case holds as few rows as the signature allows: one, nearly always.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import safetensors.numpy
+
+from artifact.engines import Engine
+from artifact.errors import GoldenMismatch
+from artifact.signature import Signature
+
+Arrays = Mapping[str, np.ndarray]
+Budgets = Mapping[str, float]
+
+SAME_ENGINE_BUDGET = 1e-6
+"""Scaled error that one engine's float32 answers may show between two machines (kernels differ in summation order)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """Inputs, what each engine answered to them at export, and the float64 reference."""
+
+    name: str
+    inputs: Arrays
+    outputs: Mapping[str, Arrays]
+    reference: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """How far one output of one engine lies from what was recorded: `error` is scaled, `tolerance` its bound."""
+
+    engine: str
+    case: str
+    output: str
+    rows: int
+    error: float
+    tolerance: float
+    bit_equal: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its bound; NaN is not."""
+        return self.error <= self.tolerance
+
+
+def scaled_error(actual: np.ndarray, reference: np.ndarray) -> float:
+    """`max|actual - reference| / max(1, max|reference|)`, the error measure of all parity; infinite if shapes or finiteness differ.
+
+    Scaled, because an absolute bound means nothing for large outputs and a relative one nothing near zero.
+    """
+    if actual.shape != reference.shape or not np.isfinite(actual).all():
+        return float("inf")
+    if actual.size == 0:
+        return 0.0
+    wide = reference.astype(np.float64)
+    return float(np.abs(actual.astype(np.float64) - wide).max() / max(1.0, float(np.abs(wide).max())))
+
+
+def encode(cases: Iterable[GoldenCase]) -> bytes:
+    """The cases as the bytes of `golden.safetensors`."""
+    arrays: dict[str, np.ndarray] = {}
+    for case in cases:
+        arrays |= {f"{case.name}/input/{name}": array for name, array in case.inputs.items()}
+        arrays |= {f"{case.name}/reference/{name}": array for name, array in case.reference.items()}
+        for engine, outputs in case.outputs.items():
+            arrays |= {f"{case.name}/output/{engine}/{name}": array for name, array in outputs.items()}
+    return safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in sorted(arrays.items())})
+
+
+@dataclass(slots=True)
+class _Parts:
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    reference: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def decode(data: bytes) -> tuple[GoldenCase, ...]:
+    """The inverse of `encode`, in the order of the cases' names."""
+    cases: dict[str, _Parts] = {}
+    for key, array in sorted(safetensors.numpy.load(data).items()):
+        case, role, *rest = key.split("/")
+        parts = cases.setdefault(case, _Parts())
+        if role == "output":
+            engine, name = rest
+            parts.outputs.setdefault(engine, {})[name] = array
+        else:
+            getattr(parts, {"input": "inputs", "reference": "reference"}[role])[rest[0]] = array
+    return tuple(GoldenCase(name, parts.inputs, parts.outputs, parts.reference) for name, parts in cases.items())
+
+
+def replay(engine: Engine, signature: Signature, cases: Sequence[GoldenCase], budgets: Budgets) -> list[Replay]:
+    """Runs every case as recorded, and tiled to the largest batch; `budgets` are this engine's, by output.
+
+    An answer may differ from what this same engine gave at export by 1e-6, scaled, or by the output's recorded budget if that
+    is larger. Cases that this engine did not answer at export are compared with the float64 reference within the budget.
+    """
+    results = [result for case in cases for result in _compare(engine, [case], dict(case.inputs), None, budgets)]
+    batch = signature.batch_dim
+    if batch is not None:
+        rows = signature.dims[batch].max
+        for group in _same_shape(cases):
+            results += _compare(engine, group, _tile(group, rows), rows, budgets)
+    return results
+
+
+def require(replays: Iterable[Replay]) -> None:
+    """Raises GoldenMismatch, naming the worst case, unless every replay passed."""
+    failed = [result for result in replays if not result.passed]
+    if failed:
+        worst = max(failed, key=lambda result: result.error)
+        raise GoldenMismatch(
+            f"golden case {worst.case} disagrees on engine {worst.engine}: output {worst.output}, {worst.rows} row(s), "
+            f"scaled error {worst.error:.2e}, allowed {worst.tolerance:.2e} ({len(failed)} comparison(s) failed). "
+            "This machine does not give the numbers that were proven at export; do not serve it, export again or compare the "
+            "engine's version with environment.json"
+        )
+
+
+def _same_shape(cases: Sequence[GoldenCase]) -> list[list[GoldenCase]]:
+    groups: dict[tuple[tuple[str, tuple[int, ...]], ...], list[GoldenCase]] = {}
+    for case in cases:
+        key = tuple(sorted((name, array.shape) for name, array in case.inputs.items()))
+        groups.setdefault(key, []).append(case)
+    return list(groups.values())
+
+
+def _tile(group: Sequence[GoldenCase], rows: int) -> dict[str, np.ndarray]:
+    return {name: _cycle([case.inputs[name] for case in group], rows) for name in group[0].inputs}
+
+
+def _cycle(arrays: Sequence[np.ndarray], rows: int) -> np.ndarray:
+    """The arrays' rows one after another, again and again, until there are `rows`."""
+    joined = np.concatenate(arrays)
+    return joined[np.arange(rows) % len(joined)]
+
+
+def _compare(
+    engine: Engine, group: Sequence[GoldenCase], inputs: dict[str, np.ndarray], tiled_to: int | None, budgets: Budgets
+) -> list[Replay]:
+    outputs = engine.run(inputs)
+    rows = len(next(iter(inputs.values()))) if tiled_to is None else tiled_to
+    results = []
+    for name, actual in outputs.items():
+        recorded = [case.outputs.get(engine.name, case.reference)[name] for case in group]
+        expected = recorded[0] if tiled_to is None else _cycle(recorded, tiled_to)
+        results.append(
+            Replay(
+                engine=engine.name,
+                case=group[0].name if tiled_to is None else f"{group[0].name} and {len(group) - 1} more",
+                output=name,
+                rows=rows,
+                error=scaled_error(actual, expected),
+                tolerance=max(SAME_ENGINE_BUDGET, budgets[name]),
+                bit_equal=actual.dtype == expected.dtype and np.array_equal(actual, expected),
+            )
+        )
+    return results

@@ -1,0 +1,312 @@
+"""The YAML that says what to export: its schema, and the errors that point at a line of it."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+import model_defs
+from artifact.signature import Dim, Signature, TensorSpec
+from export.errors import ConfigError
+from export.yaml_document import Document, read_yaml
+from export.yaml_document import Path as DataPath
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+ArtifactName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+Format = Literal["onnx", "torchscript", "pt2"]
+Size = Annotated[int, Field(ge=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+RESERVED = {"preprocess": "input operations", "postprocess": "output operations"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(_Section):
+    """Which registered model, and its parameters."""
+
+    name: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class WeightsSection(_Section):
+    """Which weight set of the checkpoint (`select`), and keys of the *file* to skip (`ignore`, globs)."""
+
+    select: str | None = None
+    ignore: tuple[str, ...] = ()
+
+
+class InputSection(_Section):
+    """An input tensor: dtype, shape (a name stands for a dimension of `dims`), and the range of its values."""
+
+    dtype: Dtype
+    shape: Annotated[tuple[Size | Identifier, ...], Field(min_length=1)]
+    range: tuple[Finite, Finite] | None = None
+
+    @model_validator(mode="after")
+    def _range_fits(self) -> Self:
+        if self.dtype == "bool":
+            if self.range is not None:
+                raise ValueError("a bool input has no range")
+            return self
+        integer = not self.dtype.startswith("float")
+        if self.range is None:
+            if integer:
+                raise ValueError(f"{self.dtype} input needs a range, as [low, high]: token ids [0, 30521], masks [0, 1]")
+            return self
+        low, high = self.range
+        if low > high:
+            raise ValueError(f"range [{low}, {high}] is empty: low is above high")
+        if integer and not (low.is_integer() and high.is_integer()):
+            raise ValueError(f"range [{low}, {high}] of an {self.dtype} input must hold whole numbers")
+        return self
+
+
+class OutputSection(_Section):
+    """An output tensor; `labels` names a text file, one label per line, for its last dimension."""
+
+    dtype: Dtype
+    shape: tuple[Size | Identifier, ...]
+    labels: str | None = None
+
+
+class DimSection(_Section):
+    """The sizes that a named dimension may take."""
+
+    min: Size
+    max: Size
+    multiple: Size = 1
+    opt: Size | None = None
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        for name in ("min", "max", "opt"):
+            size = getattr(self, name)
+            if size is not None and size % self.multiple:
+                raise ValueError(f"{name} {size} is not a multiple of {self.multiple}")
+        if self.opt is not None and not self.min <= self.opt <= self.max:
+            raise ValueError(f"opt {self.opt} is not within {self.min} to {self.max}")
+        return self
+
+
+class Config(_Section):
+    """The whole YAML."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: ArtifactName | None = None
+    model: ModelSection
+    weights: WeightsSection = WeightsSection()
+    inputs: Annotated[dict[Identifier, InputSection], Field(min_length=1)]
+    dims: dict[Identifier, DimSection] = Field(default_factory=dict)
+    outputs: Annotated[dict[Identifier, OutputSection], Field(min_length=1)]
+    formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx", "torchscript")
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        used_in = {dim for tensor in self.inputs.values() for dim in tensor.shape if isinstance(dim, str)}
+        used_out = {dim for tensor in self.outputs.values() for dim in tensor.shape if isinstance(dim, str)}
+        for dim in sorted((used_in | used_out) - set(self.dims)):
+            raise ValueError(f"dimension {dim} stands in a shape but not under dims; add dims: {{{dim}: {{min: …, max: …}}}}")
+        for dim in sorted(set(self.dims) - used_in):
+            raise ValueError(f"dimension {dim} stands under dims but in no input's shape; remove it or use it")
+        for name in sorted(set(self.inputs) & set(self.outputs)):
+            raise ValueError(f"{name} is both an input and an output; give one of them another name")
+        return self
+
+    @property
+    def artifact_name(self) -> str:
+        """The name of the artifact, unless the command line says another."""
+        return self.name or self.model.name
+
+    def signature(self, input_order: tuple[str, ...] | None = None) -> Signature:
+        """The signature that this config declares, its inputs in the given order (that of `forward`)."""
+        order = tuple(self.inputs) if input_order is None else input_order
+        return Signature(
+            inputs=tuple(
+                TensorSpec(name, self.inputs[name].dtype, self.inputs[name].shape, self.inputs[name].range) for name in order
+            ),
+            outputs=tuple(
+                TensorSpec(name, tensor.dtype, tensor.shape, labels=None if tensor.labels is None else "labels.txt")
+                for name, tensor in self.outputs.items()
+            ),
+            dims={name: Dim(dim.min, dim.max, dim.multiple, dim.opt) for name, dim in self.dims.items()},
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """All of it as plain data, defaults filled in."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def declaration(self) -> dict[str, Any]:
+        """What the model is and takes: without the artifact's name, where the weights were found, and which files were asked for."""
+        return {key: value for key, value in self.resolved().items() if key not in {"name", "weights", "formats"}}
+
+
+def read_config(path: Path) -> Config:
+    """Reads and checks a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not what `Config` and the model's params declare. All problems are named at once.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as cause:
+        raise ConfigError(f"config {path} cannot be read: {cause.strerror}") from cause
+    return parse_config(read_yaml(text, str(path)))
+
+
+def config_from_data(data: Mapping[str, Any], name: str) -> Config:
+    """Checks a config that came as data, such as a checkpoint's own; `name` stands in the messages."""
+    return parse_config(Document(name, dict(data), {}))
+
+
+def parse_config(document: Document) -> Config:
+    """Checks a document against the schema, and `model.params` against the registered model's own.
+
+    Raises:
+        ConfigError: with one line per problem.
+    """
+    if not isinstance(document.data, dict):
+        raise ConfigError(f"{document.name} is not a mapping; it starts with schema: 1")
+    for key, meaning in RESERVED.items():
+        if key in document.data:
+            raise ConfigError(
+                f"{document.at((key,))}: {key} ({meaning}) is not run by this version yet; "
+                "remove it, and send and receive tensors"
+            )
+    try:
+        config = Config.model_validate_json(_json(document), strict=True)
+    except ValidationError as cause:
+        raise ConfigError(_explain(cause, document, Config, ())) from cause
+    params = model_defs.definition(config.model.name).params
+    try:
+        params.model_validate_json(json.dumps(config.model.params), strict=True)
+    except ValidationError as cause:
+        raise ConfigError(_explain(cause, document, params, ("model", "params"))) from cause
+    return config
+
+
+def to_yaml(config: Config) -> bytes:
+    """The config as YAML, defaults filled in; what is not set is left out."""
+    data = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120).encode()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the YAML; `model.params` has the schema of each registered model."""
+    schema = Config.model_json_schema(by_alias=True)
+    rules = []
+    for name, definition in model_defs.registered().items():
+        params = definition.params.model_json_schema(ref_template=f"#/$defs/{name}_params/$defs/{{model}}")
+        schema["$defs"][f"{name}_params"] = params
+        rules.append(
+            {
+                "if": {"properties": {"name": {"const": name}}},
+                "then": {"properties": {"params": {"$ref": f"#/$defs/{name}_params"}}},
+            }
+        )
+    section = schema["$defs"]["ModelSection"]
+    section["properties"]["name"]["enum"] = list(model_defs.registered())
+    section["allOf"] = rules
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def read_labels(config: Config, directory: Path) -> bytes | None:
+    """The labels file that an output names (at most one does), checked against the output's last dimension.
+
+    Raises:
+        ConfigError: more than one output has labels, the file cannot be read, or the count differs.
+    """
+    named = {name: output for name, output in config.outputs.items() if output.labels is not None}
+    if not named:
+        return None
+    if len(named) > 1:
+        raise ConfigError(f"outputs {', '.join(named)} each name labels; one output may")
+    name, output = next(iter(named.items()))
+    path = directory / str(output.labels)
+    try:
+        data = path.read_bytes()
+        labels = data.decode("utf-8").splitlines()
+    except OSError as cause:
+        raise ConfigError(f"outputs.{name}.labels: {path} cannot be read: {cause.strerror}") from cause
+    except UnicodeDecodeError as cause:
+        raise ConfigError(f"outputs.{name}.labels: {path} is not UTF-8 text") from cause
+    size = output.shape[-1] if output.shape else None
+    if len(labels) != size:
+        raise ConfigError(f"outputs.{name}.labels: {path} has {len(labels)} lines; the output's last dimension is {size}")
+    return "".join(f"{label}\n" for label in labels).encode()
+
+
+def _json(document: Document) -> str:
+    try:
+        return json.dumps(document.data)
+    except (TypeError, ValueError) as cause:  # only a config that came as data can hold more than JSON does
+        raise ConfigError(f"{document.name} holds more than plain data: {cause}") from cause
+
+
+def _explain(error: ValidationError, document: Document, model: type[BaseModel], prefix: DataPath) -> str:
+    return "\n".join(_line(problem, document, model, prefix) for problem in error.errors(include_url=False))
+
+
+def _line(problem: Any, document: Document, model: type[BaseModel], prefix: DataPath) -> str:
+    # Pydantic names the branch of a union in the path ("int", "constrained-str"): those are not in the document.
+    location = tuple(part for part in problem["loc"] if isinstance(part, int) or not _is_branch(part))
+    path = (*prefix, *location)
+    where = f"{document.at(path)}: {'.'.join(str(part) for part in path) or 'the config'}"
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_nearest(str(location[-1]), _keys_at(model, location[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{where}: required, but not there"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    shown = "" if isinstance(value, (dict, list)) or problem["type"] == "value_error" else f", got {json.dumps(value)}"
+    return f"{where}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _is_branch(part: str) -> bool:
+    return part in {"int", "str", "float"} or part.startswith(("constrained-", "function-"))
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; nearest: {close[0]}" if close else f"; known: {', '.join(known)}"
+
+
+def _keys_at(model: type[BaseModel], location: DataPath) -> list[str]:
+    """The keys that the schema allows at a place."""
+    current: Any = model
+    for part in location:
+        current = _step(current, part)
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return [field.alias or name for name, field in current.model_fields.items()]
+    return []
+
+
+def _step(annotation: Any, part: str | int) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = {field.alias or name: field.annotation for name, field in annotation.model_fields.items()}
+        return _plain(fields.get(str(part)))
+    arguments = typing.get_args(annotation)
+    return _plain(arguments[-1 if typing.get_origin(annotation) is dict else 0]) if arguments else None
+
+
+def _plain(annotation: Any) -> Any:
+    """The annotation without Annotated and without None."""
+    if typing.get_origin(annotation) is Annotated:
+        return _plain(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        options = [option for option in typing.get_args(annotation) if option is not type(None)]
+        return _plain(options[0])
+    return annotation
+
+

@@ -1,0 +1,307 @@
+"""Parity: every engine's answers against the float64 reference, over the whole declared input range; the golden cases come out of it.
+
+The budget of an output is `max(4 * error of eager PyTorch, floor)`, both as scaled errors (`artifact.scaled_error`): an engine may
+be as wrong as the model's own precision makes PyTorch, times a small factor, and no more. The idea of judging by a float64
+reference is TorchInductor's (`torch._dynamo.utils.same`); the factor is the next power of two above what was measured there.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from artifact import golden
+from artifact.engines import Engine, EngineOptions, load_engine
+from artifact.errors import ArtifactError
+from artifact.golden import GoldenCase, scaled_error
+from artifact.signature import Signature
+from export.capture import Captured
+from export.cases import Case, golden_candidates, parity_cases
+from export.cost import Clock, ParityLimits, activation_bytes
+from export.errors import ParityFailed
+from export.reference import Reference
+from foundation.environment import cores
+
+Arrays = Mapping[str, np.ndarray]
+Progress = Callable[[int, int, str], None]
+
+BUDGET_FACTOR = 4.0
+FLOORS = {"float16": 5e-3, "float32": 1e-6, "float64": 1e-12}
+"""Scaled errors that are always allowed, by the output's dtype: a few roundings. Integers and booleans must be equal."""
+FLOAT32_REFERENCE_FLOOR = 1e-5
+"""Where there is no float64 reference, eager's own error is unknown: PyTorch's default tolerance for float32 stands in for it."""
+BATCHING_TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
+MAX_GOLDEN_CASES = 8
+MAX_GOLDEN_BYTES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One output of one engine (or of eager PyTorch) in one case, against the reference."""
+
+    case: str
+    engine: str
+    output: str
+    reference: str
+    max_abs: float
+    scaled: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What parity found: the report for parity.json, the golden cases' bytes, and the worst comparison of each engine."""
+
+    report: dict[str, Any]
+    golden: bytes
+    worst: Mapping[str, tuple[Comparison, float]]
+
+
+@dataclass(slots=True)
+class _Record:
+    comparisons: list[Comparison] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, case: str, engine: str, actual: Arrays, reference: Arrays, precision: str) -> None:
+        for name, expected in reference.items():
+            error = scaled_error(actual[name], expected)
+            apart = np.abs(actual[name].astype(np.float64) - expected.astype(np.float64)).max() if np.isfinite(error) else np.inf
+            self.comparisons.append(Comparison(case, engine, name, precision, float(apart), error))
+
+
+def prove(
+    model: nn.Module, captured: Captured, models: Mapping[str, bytes], limits: ParityLimits, progress: Progress
+) -> Proof:
+    """Runs all cases on all formats (`models`: format -> bytes) through the artifact room's engines, and judges them.
+
+    Raises:
+        ParityFailed: an engine is outside its budget, answers differ between batched and unbatched rows, or the model itself
+            fails, or answers with NaN, on a declared input.
+    """
+    signature = captured.signature
+    engines = {name: _load(name, data, signature) for name, data in models.items()}
+    cases = sorted(parity_cases(signature), key=lambda case: case.elements(signature))
+    reference = Reference(model, signature, cases[0].inputs(signature))
+    record = _Record()
+    _compare_cases(cases, captured, reference, engines, Clock(limits), record, progress)
+    batching = _compare_batching(signature, reference, engines, record)
+    kept = _golden_cases(signature, reference, engines, record)
+    budgets = _judge(record.comparisons, signature, engines, captured.sample)
+    determinism = {name: _determinism(engine, models[name], cases[0].inputs(signature), signature) for name, engine in engines.items()}
+    return Proof(
+        report=_report(record, reference, budgets, batching, determinism),
+        golden=golden.encode(kept),
+        worst={name: _worst(record.comparisons, name, budgets) for name in engines},
+    )
+
+
+def _load(name: str, data: bytes, signature: Signature, threads: int | None = None) -> Engine:
+    try:
+        return load_engine(name, data, signature, EngineOptions(threads))
+    except ArtifactError as cause:
+        raise ParityFailed(f"the lowered model does not load: {cause}") from cause
+
+
+def _run(engine: Engine, inputs: Arrays, case: str) -> dict[str, np.ndarray]:
+    try:
+        return engine.run(inputs)
+    except ArtifactError as cause:
+        raise ParityFailed(f"engine {engine.name} fails in case {case!r}, which the model itself answers: {cause}") from cause
+
+
+def _compare_cases(
+    cases: Sequence[Case],
+    captured: Captured,
+    reference: Reference,
+    engines: Mapping[str, Engine],
+    clock: Clock,
+    record: _Record,
+    progress: Progress,
+) -> None:
+    """All cases, the smallest first; the largest fall to a float32 reference, or out, where the limits say so."""
+    signature = captured.signature
+    for number, case in enumerate(cases):
+        progress(number, len(cases), case.name)
+        memory = activation_bytes(captured, signature, case.sizes)
+        elements = case.elements(signature)
+        precision = _affordable(reference.precision, clock, memory, elements) if number else reference.precision
+        if precision is None:
+            record.left_out.append({"case": case.name, "reason": f"beyond {clock.limits.time_s:g} s or {clock.limits.memory_bytes} bytes"})
+            continue
+        started = time.perf_counter()
+        inputs = case.inputs(signature)
+        eager = reference.eager(inputs)
+        expected = reference.wide(inputs) if precision == "float64" else eager
+        if precision == "float64":
+            record.add(case.name, "eager", eager, expected, precision)
+        for engine in engines.values():
+            record.add(case.name, engine.name, _run(engine, inputs, case.name), expected, precision)
+        clock.note(precision, elements, time.perf_counter() - started)
+    progress(len(cases), len(cases), "judging")
+
+
+def _affordable(best: str, clock: Clock, memory_bytes: int, elements: int) -> str | None:
+    """The best precision of the reference that fits the limits; a float64 run holds tensors of twice the size."""
+    for precision, factor in (("float64", 2), ("float32", 1)):
+        fits = memory_bytes * factor <= clock.limits.memory_bytes and clock.allows(precision, elements)
+        if fits and (precision == best or best == "float64"):
+            return precision
+    return None
+
+
+def _compare_batching(
+    signature: Signature, reference: Reference, engines: Mapping[str, Engine], record: _Record
+) -> dict[str, Any]:
+    """Rows must not influence one another: a batch of unlike rows is answered as each row alone. This is what lets a server join them."""
+    batch = signature.batch_dim
+    if batch is None:
+        return {"dim": None, "reason": "inputs and outputs share no leading dimension: requests cannot be joined"}
+    dim = signature.dims[batch]
+    if dim.min == dim.max:
+        return {"dim": batch, "reason": f"{batch} is always {dim.min}: requests cannot be joined"}
+    first = golden_candidates(signature)
+    blocks = [case.inputs(signature) for case in first if {**case.sizes} == {**first[0].sizes}][: max(2, dim.max // dim.min)]
+    blocks = (blocks * 2)[: min(max(2, len(blocks)), dim.max // dim.min)]
+    joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    together = reference.wide(joined)
+    apart = [reference.wide(block) for block in blocks]
+    expected = {name: np.concatenate([answer[name] for answer in apart]) for name in together}
+    error = max(scaled_error(together[name], expected[name]) for name in together)
+    if not error <= BATCHING_TOLERANCE[reference.precision]:
+        raise ParityFailed(
+            f"rows of one batch influence one another: {len(joined[next(iter(joined))])} rows together and the same rows alone differ "
+            f"by a scaled error of {error:.2e}. A server that joins requests would give wrong answers; make forward treat each row "
+            f"by itself, or declare dims.{batch} with min and max 1"
+        )
+    for engine in engines.values():
+        record.add("mixed rows, batched", engine.name, _run(engine, joined, "mixed rows"), expected, reference.precision)
+    return {"dim": batch, "rows": sum(len(block[next(iter(block))]) for block in blocks), "scaled": error}
+
+
+def _golden_cases(
+    signature: Signature, reference: Reference, engines: Mapping[str, Engine], record: _Record
+) -> list[GoldenCase]:
+    """The cases that travel in the artifact: as few rows as possible, at most 8 of them and 4 MB, one at least."""
+    kept: list[GoldenCase] = []
+    size = 0
+    for case in golden_candidates(signature):
+        if len(kept) == MAX_GOLDEN_CASES or size >= MAX_GOLDEN_BYTES:
+            break
+        inputs = case.inputs(signature)
+        expected = reference.wide(inputs)
+        outputs = {engine.name: _run(engine, inputs, case.name) for engine in engines.values()}
+        made = GoldenCase(case.name, inputs, outputs, {name: array.astype(np.float64) for name, array in expected.items()})
+        size += _size(made)
+        if kept and size > MAX_GOLDEN_BYTES:
+            break
+        if reference.precision == "float64":
+            record.add(f"golden {case.name}", "eager", reference.eager(inputs), expected, reference.precision)
+        for name, answer in outputs.items():
+            record.add(f"golden {case.name}", name, answer, expected, reference.precision)
+        kept.append(made)
+    return kept
+
+
+def _size(case: GoldenCase) -> int:
+    groups = (case.inputs, case.reference, *case.outputs.values())
+    return sum(array.nbytes for arrays in groups for array in arrays.values())
+
+
+def _judge(
+    comparisons: Sequence[Comparison], signature: Signature, engines: Iterable[str], sample: Arrays
+) -> dict[str, float]:
+    """The budget of every output; raises ParityFailed, naming the worst comparison, if any is exceeded."""
+    budgets = {spec.name: _budget(spec.name, spec.dtype, comparisons) for spec in signature.outputs}
+    failed = [c for c in comparisons if c.engine != "eager" and not c.scaled <= budgets[c.output]]
+    if failed:
+        worst = max(failed, key=lambda comparison: comparison.scaled)
+        passed = len({c.case for c in comparisons} - {c.case for c in failed})
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sample.items())
+        raise ParityFailed(
+            f"the numbers disagree: engine {worst.engine}, case {worst.case!r}, output {worst.output}: scaled error {worst.scaled:.2e} "
+            f"(max abs {worst.max_abs:.2e}), budget {budgets[worst.output]:.2e}; {len(failed)} comparison(s) failed on "
+            f"{', '.join(sorted({c.engine for c in failed}))}, {passed} case(s) passed. The model was captured with {shapes}: where only "
+            "other sizes or values fail, forward behaves otherwise there and must not; where all fail, the lowering is wrong"
+        )
+    return budgets
+
+
+def _budget(output: str, dtype: str, comparisons: Sequence[Comparison]) -> float:
+    eager = [c.scaled for c in comparisons if c.engine == "eager" and c.output == output]
+    floor = FLOORS.get(dtype, 0.0)
+    if not eager and floor:
+        return max(floor, FLOAT32_REFERENCE_FLOOR)
+    return max(BUDGET_FACTOR * max(eager, default=0.0), floor) if floor else 0.0
+
+
+def _determinism(engine: Engine, data: bytes, inputs: Arrays, signature: Signature) -> dict[str, Any]:
+    """Whether three runs, and one thread against all, give the same bits: recorded, since no engine promises it."""
+    first = engine.run(inputs)
+    again = [engine.run(inputs) for _ in range(2)]
+    before = torch.get_num_threads()
+    try:
+        single = _load(engine.name, data, signature, threads=1).run(inputs)
+        several = _load(engine.name, data, signature, threads=cores()).run(inputs)
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "three_runs_bit_equal": all(np.array_equal(first[name], other[name]) for other in again for name in first),
+        "threads": [1, cores()],
+        "threads_bit_equal": all(np.array_equal(single[name], several[name]) for name in first),
+    }
+
+
+def _worst(comparisons: Sequence[Comparison], engine: str, budgets: Mapping[str, float]) -> tuple[Comparison, float]:
+    """The comparison of this engine that comes closest to its budget, and that budget."""
+    worst = max(
+        (c for c in comparisons if c.engine == engine),
+        key=lambda c: c.scaled / budgets[c.output] if budgets[c.output] else c.scaled,
+    )
+    return worst, budgets[worst.output]
+
+
+def _report(
+    record: _Record,
+    reference: Reference,
+    budgets: Mapping[str, float],
+    batching: Mapping[str, Any],
+    determinism: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of parity.json, but for the weights' comparison."""
+    return {
+        "schema": 1,
+        "measure": "scaled = max|a - b| / max(1, max|reference|)",
+        "budget": f"max({BUDGET_FACTOR:g} * scaled error of eager PyTorch, floor)",
+        "reference": {"precision": reference.precision, "obstacle": reference.obstacle},
+        "engines": {
+            engine: {
+                "outputs": {
+                    output: {
+                        "budget": budget,
+                        "scaled": max(c.scaled for c in record.comparisons if (c.engine, c.output) == (engine, output)),
+                        "max_abs": max(c.max_abs for c in record.comparisons if (c.engine, c.output) == (engine, output)),
+                    }
+                    for output, budget in budgets.items()
+                },
+                "determinism": found,
+            }
+            for engine, found in determinism.items()
+        },
+        "batching": dict(batching),
+        "left_out": record.left_out,
+        "comparisons": [
+            {
+                "case": c.case,
+                "engine": c.engine,
+                "output": c.output,
+                "reference": c.reference,
+                "max_abs": c.max_abs,
+                "scaled": c.scaled,
+                "budget": budgets[c.output],
+            }
+            for c in record.comparisons
+        ],
+    }

@@ -1,0 +1,46 @@
+"""The captured program as PyTorch's own archive (.pt2): without example inputs, and scanned for pickles like anybody's."""
+
+import copy
+import io
+from collections.abc import Mapping
+
+import torch
+
+from export.capture import Captured
+from export.errors import CaptureFailed, ParityFailed
+from export.onnx import used_weights
+from foundation.pt2 import pt2_pickles
+
+
+def lower_pt2(captured: Captured) -> bytes:
+    """Lowers the program.
+
+    Raises:
+        CaptureFailed: the archive cannot be written, or would hold pickled data, which runs code when it is loaded.
+    """
+    program = copy.copy(captured.program)
+    program._example_inputs = None  # noqa: SLF001 (PyTorch pickles them into the archive; there is no public way to leave them out)
+    buffer = io.BytesIO()
+    try:
+        torch.export.save(program, buffer)
+    except Exception as cause:  # the serialiser raises whatever its parts raise
+        raise CaptureFailed(f"the captured program cannot be saved as .pt2: {cause}; leave pt2 out with --format") from cause
+    data = buffer.getvalue()
+    pickles = pt2_pickles(io.BytesIO(data))
+    if pickles:
+        raise CaptureFailed(f"the .pt2 would hold pickled data ({', '.join(pickles)}), which runs code when loaded; leave pt2 out")
+    return data
+
+
+def compare_pt2_weights(data: bytes, captured: Captured, weights: Mapping[str, torch.Tensor]) -> int:
+    """Compares every weight that the program uses with the archive's, bit for bit, and returns how many there are.
+
+    Raises:
+        ParityFailed: one differs, or is not there.
+    """
+    stored = torch.export.load(io.BytesIO(data)).state_dict
+    used = used_weights(captured)
+    for name in used:
+        if name not in stored or not torch.equal(stored[name], weights[name]):
+            raise ParityFailed(f"weight {name} in model.pt2 is not the checkpoint's, bit for bit; the lowering changed it")
+    return len(used)

@@ -1,0 +1,76 @@
+"""The reference: eager PyTorch in float64, and beside it eager in the model's own precision, whose error sets the budget."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from artifact.signature import Signature
+from export.cases import tensors
+from export.errors import ParityFailed
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Reference:
+    """The loaded model, and its float64 twin; `precision` is "float64", or "float32" where forward cannot run in float64."""
+
+    def __init__(self, model: nn.Module, signature: Signature, probe: Arrays) -> None:
+        self._model = model
+        self._signature = signature
+        self._wide: nn.Module | None = copy.deepcopy(model).double()
+        self.eager(probe)  # whether the model itself takes its declared inputs comes first
+        try:
+            self._call(self._wide, probe, torch.float64)
+            self.obstacle = None
+        except Exception as cause:  # noqa: BLE001 (the model's own code: anything can come out, and it is reported)
+            self._wide = None
+            self.obstacle = f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
+        self.precision = "float32" if self._wide is None else "float64"
+
+    def eager(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The model's own answer, in its own precision.
+
+        Raises:
+            ParityFailed: the model fails on these declared inputs, or answers with NaN, infinities, or another shape.
+        """
+        return self._checked(self._model, inputs, None)
+
+    def wide(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The float64 answer. Raises as `eager` does."""
+        if self._wide is None:
+            return self.eager(inputs)
+        return self._checked(self._wide, inputs, torch.float64)
+
+    def _checked(self, model: nn.Module, inputs: Arrays, dtype: torch.dtype | None) -> dict[str, np.ndarray]:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+        try:
+            answers = self._call(model, inputs, dtype)
+        except Exception as cause:  # see above
+            first = next((line for line in str(cause).splitlines() if line.strip()), "")
+            raise ParityFailed(
+                f"the model itself fails on a declared input, {shapes}: {type(cause).__name__}: {first[:300]}. "
+                "Declare under dims and range only what the model takes"
+            ) from cause
+        sizes = self._signature.validate(inputs)
+        for spec in self._signature.outputs:
+            if answers[spec.name].shape != spec.concrete(sizes):
+                raise ParityFailed(
+                    f"the model itself gives {spec.name} {list(answers[spec.name].shape)} for {shapes}; "
+                    f"the config declares {list(spec.concrete(sizes))}"
+                )
+            if not np.isfinite(answers[spec.name]).all():
+                raise ParityFailed(
+                    f"the model itself gives NaN or infinity in {spec.name} for a declared input, {shapes}. "
+                    "Narrow the input's range to what the model takes, or mend the model"
+                )
+        return answers
+
+    def _call(self, model: nn.Module, inputs: Arrays, dtype: torch.dtype | None) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            answer: Any = model(*tensors(inputs, self._signature, dtype))
+        answers = list(answer) if isinstance(answer, (tuple, list)) else [answer]
+        return {spec.name: tensor.numpy() for spec, tensor in zip(self._signature.outputs, answers, strict=True)}

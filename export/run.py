@@ -1,0 +1,214 @@
+"""The export: a checkpoint becomes a proven artifact, step by step, or nothing is written."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+import model_defs
+from artifact.engines import MODEL_FILES
+from artifact.signature import Signature
+from checkpoints import Checkpoint, WeightSet, read
+from export.build import build_model
+from export.capture import Captured, bind_inputs, capture, require_eval
+from export.config import Config, read_labels
+from export.cost import ParityLimits
+from export.errors import ConfigError
+from export.find_config import find_config
+from export.onnx import compare_onnx_weights, lower_onnx
+from export.pack import Packed, assemble, store
+from export.parity import Comparison, Proof, prove
+from export.pt2 import compare_pt2_weights, lower_pt2
+from export.strict import Loaded, load_strictly
+from export.torchscript import compare_torchscript_weights, lower_torchscript
+
+
+class Progress(Protocol):
+    """Who is told how far the export is."""
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """A step begins; it ends with the context."""
+        ...
+
+    def advance(self, done: int, total: int, what: str) -> None:
+        """The current step is this far."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What the command line says; None leaves a choice to the config."""
+
+    checkpoint: Path
+    config: Path | None = None
+    name: str | None = None
+    version: int | None = None
+    repository: Path = Path("model_repository")
+    formats: tuple[str, ...] = ()
+    weights: str | None = None
+    ignore: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
+    limits: ParityLimits = field(default_factory=ParityLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is known before the model is captured."""
+
+    request: ExportRequest
+    config: Config
+    config_source: str
+    checkpoint: Checkpoint
+    weights: WeightSet
+    loaded: Loaded
+    model: nn.Module
+    signature: Signature
+    labels: bytes | None
+    formats: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The artifact's name."""
+        return self.request.name or self.config.artifact_name
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export made: `created` is False where the same content was there already. Seconds are the whole export's."""
+
+    path: Path
+    content_id: str
+    created: bool
+    sizes: Mapping[str, int]
+    worst: Mapping[str, tuple[Comparison, float]]
+    notices: tuple[str, ...]
+    left_out: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """An artifact's files, in memory, and the proof that they come with."""
+
+    packed: Packed
+    proof: Proof
+
+
+def prepare(request: ExportRequest, progress: Progress) -> Prepared:
+    """Reads the checkpoint and the config, builds the model and loads it, strictly.
+
+    Raises:
+        StateserveError: see `export.errors` and `checkpoints.errors`.
+    """
+    for plugin in request.plugins:
+        model_defs.load_plugin(plugin)
+    with progress.step("read checkpoint"):
+        checkpoint = read(request.checkpoint)
+        found = find_config(request.config, checkpoint)
+        labels = read_labels(found.config, found.directory)
+    config = found.config
+    with progress.step("build model"):
+        model = build_model(config.model.name, config.model.params)
+        require_eval(model)
+        signature = bind_inputs(model, config)
+    with progress.step("load strictly"):
+        weights = checkpoint.select(request.weights or config.weights.select)
+        ignore = (*config.weights.ignore, *request.ignore)
+        loaded = load_strictly(model, weights, ignore, config.model.params, checkpoint.path.name)
+    return Prepared(
+        request=request,
+        config=config,
+        config_source=found.source,
+        checkpoint=checkpoint,
+        weights=weights,
+        loaded=loaded,
+        model=model,
+        signature=signature,
+        labels=labels,
+        formats=_formats(request.formats or config.formats),
+    )
+
+
+def build(prepared: Prepared, progress: Progress) -> Built:
+    """Captures, lowers, proves and packs; nothing touches the disk.
+
+    Raises:
+        CaptureFailed: the model cannot be captured or lowered as declared.
+        ParityFailed: the numbers disagree.
+    """
+    with progress.step("capture"):
+        captured = capture(prepared.model, prepared.signature)
+    models, compared = {}, {}
+    for name in prepared.formats:
+        with progress.step(f"lower to {name}"):
+            models[name], compared[name] = _LOWERINGS[name](prepared, captured)
+    with progress.step("prove parity"):
+        proof = prove(prepared.model, captured, models, prepared.request.limits, progress.advance)
+    for name, count in compared.items():
+        proof.report["engines"][name]["weights_bit_equal"] = count
+    return Built(assemble(prepared, models, proof), proof)
+
+
+def export(request: ExportRequest, progress: Progress) -> Exported:
+    """The whole way: see `prepare` and `build`; then the artifact is written, whole or not at all.
+
+    Raises:
+        WriteFailed: the version holds other content, or the disk refuses.
+    """
+    started = time.perf_counter()
+    prepared = prepare(request, progress)
+    built = build(prepared, progress)
+    with progress.step("write"):
+        path, created = store(built.packed, request.repository / prepared.name, request.version)
+    return Exported(
+        path=path,
+        content_id=built.packed.manifest.content_id,
+        created=created,
+        sizes={name: len(data) for name, data in built.packed.files.items() if name in MODEL_FILES.values()},
+        worst=built.proof.worst,
+        notices=(*prepared.checkpoint.notices, *prepared.loaded.notices),
+        left_out=len(built.proof.report["left_out"]),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _formats(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in wanted if name not in MODEL_FILES]
+    if unknown:
+        raise ConfigError(f"unknown format {unknown[0]!r}; the formats are {', '.join(MODEL_FILES)}")
+    return tuple(name for name in MODEL_FILES if name in wanted)
+
+
+def _weights(prepared: Prepared) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach() for name, tensor in prepared.model.state_dict().items()}
+
+
+def _to_onnx(prepared: Prepared, captured: Captured) -> tuple[bytes, int]:
+    data = lower_onnx(captured)
+    return data, compare_onnx_weights(data, captured, _weights(prepared))
+
+
+def _to_torchscript(prepared: Prepared, captured: Captured) -> tuple[bytes, int]:
+    section, weights = prepared.config.model, _weights(prepared)
+    lowered = lower_torchscript(section.name, section.params, prepared.request.plugins, captured.signature, weights)
+    return lowered.data, compare_torchscript_weights(lowered, weights)
+
+
+def _to_pt2(prepared: Prepared, captured: Captured) -> tuple[bytes, int]:
+    data = lower_pt2(captured)
+    return data, compare_pt2_weights(data, captured, _weights(prepared))
+
+
+_LOWERINGS: Mapping[str, Callable[[Prepared, Captured], tuple[bytes, int]]] = {
+    "onnx": _to_onnx,
+    "torchscript": _to_torchscript,
+    "pt2": _to_pt2,
+}
+"""Format -> its lowering: the file's bytes, and how many weights in it were compared bit for bit."""
+
+

@@ -1,0 +1,69 @@
+"""The machine's facts: what a person needs to know to get the same numbers elsewhere. No paths, no user, no host name."""
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "safetensors", "stateserve", "torch")
+_ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def environment() -> dict[str, Any]:
+    """Python, system, processor with its instruction sets, cores, package versions, and the variables that choose kernels."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "isa": _cpu_flags(),
+        "cores": cores(),
+        "packages": _versions(),
+        "variables": {name: os.environ[name] for name in _ISA_VARIABLES if name in os.environ},
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use at once: affinity and the cgroup's quota included (v2, and v1), at least one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def _cgroup_quota() -> float | None:
+    for name in ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"):
+        try:
+            words = Path(name).read_text().split()
+            if len(words) == 1:
+                words += Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().split()
+            return int(words[0]) / int(words[1]) if int(words[0]) > 0 else None
+        except (OSError, ValueError, IndexError):  # no such cgroup file here, or "max": no quota
+            continue
+    return None
+
+
+def _cpu_model() -> str:
+    match = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return match.group(1) if match else platform.processor()
+
+
+def _cpu_flags() -> list[str]:
+    match = re.search(r"^flags\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    relevant = re.compile(r"avx|amx|fma|sse4|vnni|bf16")
+    return sorted(flag for flag in match.group(1).split() if relevant.search(flag)) if match else []
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

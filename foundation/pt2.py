@@ -1,0 +1,104 @@
+"""The .pt2 archive: which of its members could run code when torch.export.load unpickles them.
+
+`torch.export.load` unpickles members without being asked and without restriction (CVE-2026-4538), so a .pt2 may be loaded only where
+this scan finds nothing. Every archive carries its example inputs as a torch.save file; that one is let through where its
+pickle names nothing but what rebuilds plain tensors.
+
+Sources: torch/export/pt2_archive/_package.py and torch/export/__init__.py (`load`), which also reads the layout from before torch 2.8.
+"""
+
+import io
+import json
+import pickletools
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+PICKLED_MEMBER = re.compile(
+    r"(^|/)(custom|opaque)_obj_[^/]*$|(^|/)serialized_(state_dict|constants|example_inputs)\.|\.(pt|pth|pkl|pickle)$"
+)
+"""Custom and opaque objects, the whole files of the older layouts, and whatever is named as a pickle."""
+
+SAMPLE_INPUTS = re.compile(r"(^|/)sample_inputs/[^/]+\.pt$")
+
+PAYLOAD_CONFIG = re.compile(r"_config\.json$")
+"""Says for every weight or constant whether its member is raw bytes or a pickle."""
+
+MAX_SCANNED_BYTES = 100_000_000
+"""A config or example input that unpacks to more is not scanned: it counts as found."""
+
+TENSOR_GLOBALS = frozenset(
+    {
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_parameter",
+        *(
+            f"torch {name}Storage"
+            for name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+        ),
+    }
+)
+NAMING_OPCODES = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"})
+"""Ways to name a callable other than GLOBAL; torch.save writes none of them."""
+
+
+def pt2_pickles(path: Path) -> tuple[str, ...]:
+    """The members of a .pt2 archive that could run code when unpickled, sorted; empty where there are none.
+
+    What cannot be judged counts too: a name that stands twice, a config that is not JSON.
+    Raises OSError where the file cannot be read, zipfile.BadZipFile where it is not a zip archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        found = {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}
+        for name in names:
+            if SAMPLE_INPUTS.search(name):
+                found.update([] if _holds_only_tensors(_unpacked(archive, name)) else [name])
+            elif PICKLED_MEMBER.search(name):
+                found.add(name)
+            elif PAYLOAD_CONFIG.search(name):
+                found.update(_pickled_payloads(name, _unpacked(archive, name)))
+    return tuple(sorted(found))
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The member's bytes; none where it is too large or damaged, which no scan accepts."""
+    if archive.getinfo(name).file_size > MAX_SCANNED_BYTES:
+        return b""
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
+        return b""
+
+
+def _pickled_payloads(name: str, raw: bytes) -> Iterator[str]:
+    """The members that a config declares as pickles; the config itself where it can't be understood."""
+    try:
+        payloads: Any = json.loads(raw)["config"].values()
+        pickled = [str(payload["path_name"]) for payload in payloads if payload["use_pickle"] is not False]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        yield name
+        return
+    folder = name.rpartition("/")[0]
+    yield from (f"{folder}/{member}" for member in pickled)
+
+
+def _holds_only_tensors(raw: bytes) -> bool:
+    """Whether a torch.save zip has one pickle and it names only what rebuilds plain tensors."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            names = [name.casefold() for name in archive.namelist()]
+            pickles = [name for name in archive.namelist() if name.casefold().endswith("data.pkl")]
+            is_plain = len(set(names)) == len(names) and len({name.partition("/")[0] for name in names}) == 1
+            if not is_plain or len(pickles) != 1 or any(name.endswith("constants.pkl") for name in names):
+                return False
+            data = archive.read(pickles[0])
+        return all(
+            arg in TENSOR_GLOBALS if opcode.name == "GLOBAL" else opcode.name not in NAMING_OPCODES
+            for opcode, arg, _ in pickletools.genops(data)
+        )
+    except (zipfile.BadZipFile, ValueError, IndexError, NotImplementedError, RuntimeError, EOFError, OverflowError):
+        return False
