@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -66,9 +67,9 @@ def print_result(console: Console, exported: "Exported") -> None:
     console.print()
     console.print(table)
     for notice in exported.notices:
-        console.print(f"[yellow]note[/] {notice}", highlight=False)
+        console.print(f"[yellow]note[/] {escape(notice)}", highlight=False, soft_wrap=True)
     if exported.left_out:
-        console.print(f"[yellow]note[/] {exported.left_out} parity case(s) were left out for cost: see parity.json", highlight=False)
+        console.print(f"[yellow]note[/] {exported.left_out} parity case(s) were left out for cost: see parity.json", highlight=False, soft_wrap=True)
     sizes = ", ".join(f"{name} {_megabytes(size)}" for name, size in exported.sizes.items())
     verb = "wrote" if exported.created else "unchanged"
     console.print(f"\n{verb} [bold]{exported.path}[/] in {exported.seconds:.1f} s: {sizes}", highlight=False, soft_wrap=True)
@@ -93,9 +94,9 @@ def print_plan(console: Console, prepared: "Prepared") -> None:
         "would write": f"{prepared.request.repository}/{prepared.name}/{prepared.request.version or 'NEXT'}",
     }
     for name, text in lines.items():
-        console.print(f"[dim]{name:<12}[/] {text.replace('[', chr(92) + '[')}", highlight=False, soft_wrap=True)
+        console.print(f"[dim]{name:<12}[/] {escape(text)}", highlight=False, soft_wrap=True)
     for notice in (*checkpoint.notices, *loaded.notices):
-        console.print(f"[yellow]note[/] {notice}", highlight=False)
+        console.print(f"[yellow]note[/] {escape(notice)}", highlight=False, soft_wrap=True)
 
 
 def to_json(exported: "Exported") -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The .pt2 archive: which of its members could run code when torch.export.load unpickles them.
 
-`torch.export.load` unpickles members without being asked and without restriction (CVE-2026-4538), so a .pt2 may be loaded only where
-this scan finds nothing. Every archive carries its example inputs as a torch.save file; that one is let through where its
+`torch.export.load` unpickles members without being asked and without restriction (CVE-2026-4538), so a .pt2 may be loaded only
+where this scan finds nothing. Every archive carries its example inputs as a torch.save file; that one is let through where its
 pickle names nothing but what rebuilds plain tensors.
 
-Sources: torch/export/pt2_archive/_package.py and torch/export/__init__.py (`load`), which also reads the layout from before torch 2.8.
+Sources: torch/export/pt2_archive/_package.py; torch/export/__init__.py (`load`), which also reads the layout of torch 2.7.
 """
 
 import io
@@ -28,7 +28,7 @@ PAYLOAD_CONFIG = re.compile(r"_config\.json$")
 """Says for every weight or constant whether its member is raw bytes or a pickle."""
 
 MAX_SCANNED_BYTES = 100_000_000
-"""A config or example input that unpacks to more is not scanned: it counts as found."""
+"""A larger config or example input is not scanned: it counts as found."""
 
 TENSOR_GLOBALS = frozenset(
     {
@@ -65,8 +65,9 @@ def pt2_pickles(path: Path) -> tuple[str, ...]:
 
 
 def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The member's bytes; none where it is too large or damaged, which no scan accepts."""
-    if archive.getinfo(name).file_size > MAX_SCANNED_BYTES:
+    """The member's bytes; none where it is compressed (torch compresses none), too large or damaged, which no scan accepts."""
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size > MAX_SCANNED_BYTES:
         return b""
     try:
         return archive.read(name)
@@ -95,7 +96,7 @@ def _holds_only_tensors(raw: bytes) -> bool:
             is_plain = len(set(names)) == len(names) and len({name.partition("/")[0] for name in names}) == 1
             if not is_plain or len(pickles) != 1 or any(name.endswith("constants.pkl") for name in names):
                 return False
-            data = archive.read(pickles[0])
+            data = _unpacked(archive, pickles[0])
         return all(
             arg in TENSOR_GLOBALS if opcode.name == "GLOBAL" else opcode.name not in NAMING_OPCODES
             for opcode, arg, _ in pickletools.genops(data)

@@ -1,0 +1,125 @@
+"""What a file is, what it holds, whether and how it would load: without running any of its code."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import model_defs
+from artifact.manifest import MANIFEST
+from checkpoints import Checkpoint, Recognised, WeightSet, read, recognise
+from export.build import build_model
+from export.find_config import find_config, matching_models
+from export.strict import load_strictly
+from foundation.errors import StateserveError
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found. `error` is why the file cannot be used as it is; None means that `python -m export` would load it."""
+
+    recognised: Recognised
+    checkpoint: Checkpoint | None
+    would_load: dict[str, Any] | None
+    matching: tuple[tuple[str, int, int], ...]
+    error: StateserveError | None
+
+
+def inspect(path: Path, config: Path | None = None, plugins: tuple[str, ...] = ()) -> Inspection:
+    """Inspects a checkpoint: a file or a folder.
+
+    Raises:
+        UnreadableCheckpoint: there is nothing at that path.
+        PluginFailed: a plugin cannot be loaded.
+    """
+    for plugin in plugins:
+        model_defs.load_plugin(plugin)
+    recognised = recognise(path)
+    if (path / MANIFEST).is_file():
+        remedy = f"run: stateserve check {path}"
+        recognised = Recognised(path, recognised.kind, recognised.size_bytes, f"{path.name} is an artifact, not a checkpoint", remedy)
+    try:
+        checkpoint = read(path)
+    except StateserveError as error:
+        return Inspection(recognised, None, None, (), error)
+    try:
+        return Inspection(recognised, checkpoint, _would_load(checkpoint, config), (), None)
+    except StateserveError as error:
+        return Inspection(recognised, checkpoint, None, tuple(matching_models(checkpoint)), error)
+
+
+def to_json(found: Inspection) -> dict[str, Any]:
+    """The inspection as `--json` prints it."""
+    entry: dict[str, Any] = {
+        "path": str(found.recognised.path),
+        "kind": str(found.recognised.kind),
+        "size": found.recognised.size_bytes,
+        "summary": found.recognised.summary,
+        "remedy": found.recognised.remedy,
+        "would_load": found.would_load,
+        "matching_models": [{"model": name, "found": count, "keys": total} for name, count, total in found.matching],
+        "error": None
+        if found.error is None
+        else {"type": type(found.error).__name__, "exit_code": found.error.exit_code, "message": str(found.error)},
+    }
+    if found.checkpoint is not None:
+        entry |= {
+            "layout": found.checkpoint.layout,
+            "sha256": found.checkpoint.sha256,
+            "facts": dict(found.checkpoint.provenance),
+            "config": None if found.checkpoint.config is None else dict(found.checkpoint.config),
+            "notices": list(found.checkpoint.notices),
+            "weight_sets": [_set_facts(weights) for weights in found.checkpoint.weight_sets.values()],
+        }
+    return entry
+
+
+def to_text(found: Inspection) -> str:
+    """The inspection for a person."""
+    entry = to_json(found)
+    lines = [f"{entry['path']}: {entry['kind']}, {entry['size']} bytes", entry["summary"]]
+    lines += entry.get("notices", [])
+    for weights in entry.get("weight_sets", []):
+        dtypes = ", ".join(f"{count} {dtype}" for dtype, count in weights["dtypes"].items())
+        title = f"weights {weights['name'] or '(the whole file)'}"
+        lines.append(f"{title}: {weights['tensors']} tensors ({dtypes}), {weights['values']} values, {weights['bytes']} bytes")
+        lines += [f"  {name} {shape}" for name, shape in weights["first"].items()]
+    if entry["would_load"] is not None:
+        load = entry["would_load"]
+        lines.append(f"would load into {load['model']} by {load['config']}: {load['tensors']} tensors, rewrite {load['rewrite']}")
+        lines += [f"note: {notice}" for notice in load["notices"]]
+    else:
+        lines += [f"would not load: {found.error}"]
+        lines += [entry["remedy"]] if found.checkpoint is None and entry["remedy"] not in str(found.error) else []
+    return "\n".join(line for line in lines if line)
+
+
+def _would_load(checkpoint: Checkpoint, config: Path | None) -> dict[str, Any]:
+    found = find_config(config, checkpoint)
+    section = found.config.model
+    model = build_model(section.name, section.params)
+    weights = checkpoint.select(found.config.weights.select)
+    loaded = load_strictly(model, weights, found.config.weights.ignore, section.params, checkpoint.path.name)
+    return {
+        "config": found.source,
+        "model": section.name,
+        "weights": weights.name,
+        "rewrite": loaded.rewrite,
+        "ignored": list(loaded.ignored),
+        "tensors": loaded.tensors,
+        "sha256": loaded.sha256,
+        "notices": list(loaded.notices),
+    }
+
+
+def _set_facts(weights: WeightSet) -> dict[str, Any]:
+    tensors = weights.tensors
+    return {
+        "name": weights.name,
+        "tensors": len(tensors),
+        "values": sum(tensor.numel() for tensor in tensors.values()),
+        "bytes": sum(tensor.nbytes for tensor in tensors.values()),
+        "dtypes": dict(Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())),
+        "first": {name: list(tensor.shape) for name, tensor in list(tensors.items())[:5]},
+        "tied": dict(weights.aliases),
+    }

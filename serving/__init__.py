@@ -1,0 +1,1 @@
+"""Artifact -> answers over the network."""

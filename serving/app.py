@@ -1,0 +1,87 @@
+"""The FastAPI application: routes, lifespan, and the only place where an error becomes an HTTP status."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from artifact.errors import InvalidInput
+from foundation.errors import StateserveError
+from serving.errors import BodyTooLarge, ServingError
+from serving.protocols import predictions
+from serving.repository import Repository, load_repository
+from serving.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application for one repository, whose models are loaded when it starts; it runs under any ASGI server."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.repository = await run_in_threadpool(load_repository, settings.repository, settings.threads)
+        yield
+
+    app = FastAPI(title="Stateserve", version=version("stateserve"), lifespan=lifespan)
+    app.state.settings = settings
+    app.add_api_route("/ping", ping, methods=["GET"], summary="Health, as TorchServe says it")
+    app.add_api_route("/v2/health/live", live, methods=["GET"], summary="Whether the process answers")
+    app.add_api_route("/v2/health/ready", ready, methods=["GET"], summary="Whether every model passed its golden cases")
+    app.add_api_route("/predictions/{model}", predict, methods=["POST"], summary="Ask a model")
+    app.add_exception_handler(StateserveError, on_error)
+    return app
+
+
+async def ping(request: Request) -> JSONResponse:
+    """TorchServe's health: 200 Healthy, or 500 Unhealthy."""
+    healthy = _repository(request).ready
+    return JSONResponse({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
+
+
+async def live() -> JSONResponse:
+    """The process answers."""
+    return JSONResponse({"live": True})
+
+
+async def ready(request: Request) -> JSONResponse:
+    """200 if there is a model and every one passed its checks; else 503, with the reasons."""
+    repository = _repository(request)
+    if repository.ready:
+        return JSONResponse({"ready": True})
+    reasons = {model.name: model.reason for model in repository.not_ready()}
+    error = "; ".join(str(reason) for reason in reasons.values()) or f"no model below {repository.root.name}"
+    return JSONResponse({"ready": False, "error": error, "models": reasons}, 503)
+
+
+async def predict(model: str, request: Request) -> Response:
+    """Answers `{"inputs": {name: nested lists}}` with `{"model_name", "model_version", "outputs": {name: nested lists}}`."""
+    body = await _body(request)
+    served = _repository(request).model(model)
+    inputs = predictions.decode(body, served.ready().signature)
+    outputs = await run_in_threadpool(served.predict, inputs)
+    return Response(predictions.encode(served.name, served.version, outputs), media_type="application/json")
+
+
+async def on_error(_: Request, error: Exception) -> JSONResponse:
+    """TorchServe's error body. What the client did wrong is told in full; what failed here is told by kind."""
+    status = 400 if isinstance(error, InvalidInput) else error.status if isinstance(error, ServingError) else 500
+    message = str(error) if status != 500 else f"{type(error).__name__}: the server failed; its log says more"
+    return JSONResponse({"code": status, "type": type(error).__name__, "message": message}, status)
+
+
+def _repository(request: Request) -> Repository:
+    return request.app.state.repository
+
+
+async def _body(request: Request) -> bytes:
+    """The body, which is never held beyond `max_body_bytes`."""
+    limit = request.app.state.settings.max_body_bytes
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(f"the body has more than {limit} bytes (setting max_body_bytes)")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,49 @@
+"""The model repository: `<name>/<version>/` on disk, the newest version of each model in memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.errors import ModelNotFound
+from serving.model import ServedModel, load_model
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The models of one root. Made by `load_repository`."""
+
+    root: Path
+    models: dict[str, ServedModel] = field(default_factory=dict)
+
+    def model(self, name: str) -> ServedModel:
+        """The model of that name.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        if name not in self.models:
+            raise ModelNotFound(f"no model is called {name!r}; there are: {', '.join(sorted(self.models)) or 'none'}")
+        return self.models[name]
+
+    def not_ready(self) -> list[ServedModel]:
+        """The models that failed their checks."""
+        return [model for model in self.models.values() if model.loaded is None]
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a model, and every one passed its checks."""
+        return bool(self.models) and not self.not_ready()
+
+
+def load_repository(root: Path, threads: int | None) -> Repository:
+    """Loads the newest version of every model below the root."""
+    return Repository(root, {name: load_model(name, version, path, threads) for name, version, path in newest_versions(root)})
+
+
+def newest_versions(root: Path) -> Iterator[tuple[str, int, Path]]:
+    """Name, version and directory of the newest version of each model, by name."""
+    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []:
+        versions = {int(path.name): path for path in model.iterdir() if path.name.isdecimal() and path.name[0] != "0"}
+        if versions:
+            newest = max(versions)
+            yield model.name, newest, versions[newest]
