@@ -1,8 +1,8 @@
 """What export and serving agree on: the format, the signature, the golden cases, the engines that run it.
 
-    import artifact
-    model = artifact.load("model_repository/digits/1")
-    model.run({"image": x})["logits"]
+import artifact
+model = artifact.load("model_repository/digits/1")
+model.run({"image": x})["logits"]
 """
 
 from artifact.artifact import Artifact, load

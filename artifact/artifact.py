@@ -84,9 +84,7 @@ def _choose(engine: str, stated: Manifest, directory: Path) -> str:
     if engine not in LOADERS:
         raise EngineUnavailable(f"there is no engine {engine!r}; the engines are {', '.join(LOADERS)}")
     if engine not in stated.formats:
-        raise EngineUnavailable(
-            f"{directory} holds {', '.join(stated.formats)}, not {engine}; export it with --format {engine}"
-        )
+        raise EngineUnavailable(f"{directory} holds {', '.join(stated.formats)}, not {engine}; export it with --format {engine}")
     return engine
 
 

@@ -33,12 +33,16 @@ class GoldenCase:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How far one output of one engine lies from what was recorded: `error` is scaled, `tolerance` its bound."""
+    """How far one output of one engine lies from what was recorded: `error` is scaled, `tolerance` its bound.
+
+    `tiled`: the recorded rows were repeated to a larger batch, which may change bits (kernels differ by batch size).
+    """
 
     engine: str
     case: str
     output: str
     rows: int
+    tiled: bool
     error: float
     tolerance: float
     bit_equal: bool
@@ -50,7 +54,9 @@ class Replay:
 
 
 def scaled_error(actual: np.ndarray, reference: np.ndarray) -> float:
-    """`max|actual - reference| / max(1, max|reference|)`, the error measure of all parity; infinite if shapes or finiteness differ.
+    """`max|actual - reference| / max(1, max|reference|)`: the error measure of all parity.
+
+    Infinite if the shapes differ or an actual value is not finite.
 
     Scaled, because an absolute bound means nothing for large outputs and a relative one nothing near zero.
     """
@@ -155,6 +161,7 @@ def _compare(
                 case=group[0].name if tiled_to is None else f"{group[0].name} and {len(group) - 1} more",
                 output=name,
                 rows=rows,
+                tiled=tiled_to is not None,
                 error=scaled_error(actual, expected),
                 tolerance=max(SAME_ENGINE_BUDGET, budgets[name]),
                 bit_equal=actual.dtype == expected.dtype and np.array_equal(actual, expected),

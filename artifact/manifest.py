@@ -177,5 +177,3 @@ def _entries(value: Mapping[str, Any]) -> dict[str, FileEntry]:
         if not name or name in {".", ".."} or Path(name).name != name or "\\" in name:
             raise ValueError(f"{name!r} is not a plain file name")
     return entries
-
-

@@ -13,8 +13,7 @@ import numpy as np
 from artifact.errors import InvalidInput
 
 DTYPES: Mapping[str, np.dtype] = {
-    name: np.dtype(name)
-    for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+    name: np.dtype(name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 }
 """Element types that every engine of ours takes, under the names of NumPy and PyTorch."""
 

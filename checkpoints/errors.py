@@ -7,6 +7,7 @@
   - AmbiguousWeights        more than one answer fits; a person must choose (exit 6)
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from foundation.errors import StateserveError
@@ -29,9 +30,26 @@ class UnsafeCheckpoint(CheckpointError):
 
 
 class KeysDoNotMatch(CheckpointError):
-    """The file's keys or shapes are not the model's, under no rewrite that we apply."""
+    """The file's keys or shapes are not the model's, under no rewrite that we apply.
+
+    All three are under the rewrite that fits best. `missing` are keys that the model needs and the file lacks. `unexpected` are
+    the file's own keys that the model does not have. `mismatched` holds (the model's key, shape in the file, shape in the model).
+    """
 
     exit_code: ClassVar[int] = 5
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        mismatched: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.mismatched = tuple(mismatched)
 
 
 class AmbiguousWeights(CheckpointError):

@@ -16,9 +16,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def export(  # noqa: PLR0913 (one parameter per option of the command line)
-    ckpt: Annotated[Path | None, typer.Option(help="The checkpoint: a file, or a folder as Hugging Face and Accelerate write it.")] = None,
-    config: Annotated[Path | None, typer.Option(help="The YAML. Default: STEM.yaml beside the checkpoint, or the checkpoint's own.")] = None,
+def export(
+    ckpt: Annotated[
+        Path | None, typer.Option(help="The checkpoint: a file, or a folder as Hugging Face and Accelerate write it.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The YAML. Default: STEM.yaml beside the checkpoint, or the checkpoint's own.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The artifact's name. Default: the YAML's name, or the model's.")] = None,
     version: Annotated[int | None, typer.Option(min=1, help="The artifact's version. Default: the next free one.")] = None,
     repository: Annotated[Path, typer.Option(help="The model repository to write to.")] = Path("model_repository"),
@@ -28,9 +32,11 @@ def export(  # noqa: PLR0913 (one parameter per option of the command line)
     weights: Annotated[str | None, typer.Option(help="Which weight set, where the checkpoint has several.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Skip keys of the file that match this glob; repeatable.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="A .py file or module that registers your model; repeatable.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Read and match everything, say what would be done, write nothing.")] = False,  # noqa: FBT002
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")] = False,  # noqa: FBT002
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the YAML, and end.")] = False,  # noqa: FBT002
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Read and match everything, say what would be done, write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the YAML, and end.")] = False,
 ) -> None:
     """Turn a training checkpoint into an artifact whose numbers are proven, or write nothing and say why.
 
@@ -69,16 +75,18 @@ def _run(request: Any, *, plan: bool, as_json: bool) -> None:
     if plan:
         prepared = prepare(request, progress)
         if as_json:
-            print(json.dumps({"plan": prepared.config.resolved(), "rewrite": prepared.loaded.rewrite, "formats": prepared.formats}))  # noqa: T201
+            print(
+                json.dumps({"plan": prepared.config.resolved(), "rewrite": prepared.loaded.rewrite, "formats": prepared.formats})
+            )
         else:
             report.print_plan(console, prepared)
         return
     exported = run_export(request, progress)
     if as_json:
-        print(json.dumps(report.to_json(exported)))  # noqa: T201
+        print(json.dumps(report.to_json(exported)))
     else:
         report.print_result(console, exported)
-        print(exported.path)  # noqa: T201
+        print(exported.path)
 
 
 def _print_schema(plugins: tuple[str, ...]) -> None:
@@ -87,7 +95,7 @@ def _print_schema(plugins: tuple[str, ...]) -> None:
 
     for plugin in plugins:
         model_defs.load_plugin(plugin)
-    print(json.dumps(json_schema(), indent=2))  # noqa: T201
+    print(json.dumps(json_schema(), indent=2))
 
 
 def _checked_name(name: str | None) -> str | None:
@@ -98,7 +106,9 @@ def _checked_name(name: str | None) -> str | None:
     try:
         return name if name is None else TypeAdapter(ArtifactName).validate_python(name)
     except ValidationError as cause:
-        raise typer.BadParameter(f"{name!r} is not letters, digits, '.', '_' and '-' (at most 128)", param_hint="--name") from cause
+        raise typer.BadParameter(
+            f"{name!r} is not letters, digits, '.', '_' and '-' (at most 128)", param_hint="--name"
+        ) from cause
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from torch import nn
 import model_defs
 
 SEED = 0
-"""What is not in the checkpoint (buffers that are not saved, for one) comes out of the constructor: it must be the same every time."""
+"""What is not in the checkpoint (buffers that are not saved) comes out of the constructor: it must be the same every time."""
 
 
 def build_model(name: str, params: Mapping[str, Any]) -> nn.Module:

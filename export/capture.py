@@ -91,7 +91,8 @@ def _forget_sources(program: ExportedProgram) -> None:
 def _dynamic_shapes(signature: Signature) -> tuple[dict[int, Any], ...]:
     dims = {name: _torch_dim(name, dim) for name, dim in signature.dims.items() if dim.min < dim.max}
     return tuple(
-        {axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str) and dim in dims} for spec in signature.inputs
+        {axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str) and dim in dims}
+        for spec in signature.inputs
     )
 
 
@@ -112,13 +113,14 @@ def _require_ranges(program: ExportedProgram, signature: Signature) -> None:
             declared = signature.dims[dim]
             expression = getattr(getattr(size, "node", None), "expr", size)
             low, high, step = _bounds(program, expression)
-            if (low, high, step) != (declared.min, declared.max, declared.multiple if declared.min < declared.max else 1):
+            if (low, high, step) != _declared_bounds(declared):
                 raise CaptureFailed(
-                    f"{dim} of input {spec.name} is declared {declared}, but the captured program takes {_range(low, high, step)}. "
+                    f"{dim} of input {spec.name} is declared {declared}, but the captured program takes "
+                    f"{_range(low, high, step)}. "
                     f"Declare that range under dims.{dim}, or change forward so that it does not depend on the size"
                 )
             if expressions.setdefault(dim, expression) != expression:
-                raise CaptureFailed(f"{dim} stands for two independent sizes in the captured program; give them two names in dims")
+                raise CaptureFailed(f"{dim} stands for two independent sizes in the captured program; give them two names")
 
 
 def _require_outputs(program: ExportedProgram, signature: Signature) -> None:
@@ -175,6 +177,11 @@ def _bounds(program: ExportedProgram, expression: Any) -> tuple[int, int, int]:
     return int(step * bounds.lower), int(step * bounds.upper), int(step)
 
 
+def _declared_bounds(dim: DeclaredDim) -> tuple[int, int, int]:
+    """As `_bounds` gives them; a dimension of one size is a constant in the program."""
+    return dim.min, dim.max, dim.multiple if dim.min < dim.max else 1
+
+
 def _range(low: int, high: int, step: int) -> str:
     return f"{low} only" if low == high else str(DeclaredDim(low, high, step))
 
@@ -195,5 +202,3 @@ def _explain(cause: Exception, model: nn.Module, signature: Signature, sample: M
         f"{name} cannot be captured by torch.export with {shapes} (declared: {declared or 'no named dims'}): "
         f"{type(cause).__name__}: {first[:400]}. forward must run on these shapes without branching on values of tensors"
     )
-
-

@@ -148,7 +148,7 @@ class Config(_Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def declaration(self) -> dict[str, Any]:
-        """What the model is and takes: without the artifact's name, where the weights were found, and which files were asked for."""
+        """What the model is and takes: without name, weights and formats, which say where from and what to make."""
         return {key: value for key, value in self.resolved().items() if key not in {"name", "weights", "formats"}}
 
 
@@ -199,7 +199,7 @@ def parse_config(document: Document) -> Config:
 def to_yaml(config: Config) -> bytes:
     """The config as YAML, defaults filled in; what is not set is left out."""
     data = config.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120).encode()
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None).encode()
 
 
 def json_schema() -> dict[str, Any]:
@@ -308,5 +308,3 @@ def _plain(annotation: Any) -> Any:
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
         return _plain(options[0])
     return annotation
-
-

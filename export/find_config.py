@@ -73,7 +73,11 @@ def _own_config(checkpoint: Checkpoint) -> Config | None:
 
 def _nothing_found(checkpoint: Checkpoint, beside: Path) -> str:
     matching = ", ".join(f"{name} ({found}/{total} keys)" for name, found, total in matching_models(checkpoint))
-    hint = f"registered models whose keys match: {matching}" if matching else "no registered model's keys match: --plugin brings in yours"
+    hint = (
+        f"registered models whose keys match: {matching}"
+        if matching
+        else "no registered model's keys match: --plugin brings in yours"
+    )
     return f"no config for {checkpoint.path.name}: write {beside.name} beside it, or say --config YAML; {hint}"
 
 
@@ -83,7 +87,9 @@ def _require_same(config: Config, own: Config, path: Path, checkpoint: Path) -> 
     if differing:
         lines = [f"  {key}: {declared.get(key)!r} in the YAML, {carried.get(key)!r} in the checkpoint" for key in differing]
         raise ConfigError(
-            "\n".join([f"{path} differs from the config inside {checkpoint.name}:", *lines, "Make them equal, or remove one of the two"])
+            "\n".join(
+                [f"{path} differs from the config inside {checkpoint.name}:", *lines, "Make them equal, or remove one of the two"]
+            )
         )
 
 

@@ -37,7 +37,9 @@ def inspect(path: Path, config: Path | None = None, plugins: tuple[str, ...] = (
     recognised = recognise(path)
     if (path / MANIFEST).is_file():
         remedy = f"run: stateserve check {path}"
-        recognised = Recognised(path, recognised.kind, recognised.size_bytes, f"{path.name} is an artifact, not a checkpoint", remedy)
+        recognised = Recognised(
+            path, recognised.kind, recognised.size_bytes, f"{path.name} is an artifact, not a checkpoint", remedy
+        )
     try:
         checkpoint = read(path)
     except StateserveError as error:

@@ -1,6 +1,6 @@
 """The artifact's files, made in memory, and their way to the disk: whole or not at all, never over another."""
 
-import datetime
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from export.run import Prepared
 
 UNSTABLE_FORMATS = frozenset({"pt2"})
-"""Formats whose bytes are not the same everywhere, though the program is: .pt2 records the build of PyTorch (docs/artifact.md)."""
+"""Formats whose bytes are not the same everywhere: .pt2 records the build of PyTorch (docs/artifact.md)."""
 LABELS = "labels.txt"
 
 
@@ -75,11 +75,15 @@ def store(packed: Packed, directory: Path, version: int | None) -> tuple[Path, b
             if _holds(path, packed.manifest):
                 return path, False
         if version is not None and wanted:
-            raise WriteFailed(f"{directory / str(version)} holds other content; versions are never overwritten, choose another --version")
+            raise WriteFailed(
+                f"{directory / str(version)} holds other content; versions are never overwritten, choose another --version"
+            )
         target = directory / str(version if version is not None else max(existing, default=0) + 1)
         write_directory(target, packed.files)
     except OSError as cause:
-        raise WriteFailed(f"the artifact could not be written below {directory}: {cause.strerror or cause}; nothing was written") from cause
+        raise WriteFailed(
+            f"the artifact could not be written below {directory}: {cause.strerror or cause}; nothing was written"
+        ) from cause
     return target, True
 
 
@@ -123,9 +127,7 @@ def _config_of(prepared: "Prepared") -> Any:
         name: output if output.labels is None else output.model_copy(update={"labels": LABELS})
         for name, output in config.outputs.items()
     }
-    return config.model_copy(
-        update={"name": prepared.name, "weights": weights, "outputs": outputs, "formats": prepared.formats}
-    )
+    return config.model_copy(update={"name": prepared.name, "weights": weights, "outputs": outputs, "formats": prepared.formats})
 
 
 def _provenance(prepared: "Prepared") -> dict[str, Any]:
@@ -149,5 +151,5 @@ def _provenance(prepared: "Prepared") -> dict[str, Any]:
         },
         "plugins": [Path(plugin).name for plugin in prepared.request.plugins],
         "notices": [*checkpoint.notices, *loaded.notices],
-        "exported_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "exported_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }

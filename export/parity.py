@@ -1,12 +1,12 @@
-"""Parity: every engine's answers against the float64 reference, over the whole declared input range; the golden cases come out of it.
+"""Parity: every engine's answers against the float64 reference, over the whole declared input range.
 
-The budget of an output is `max(4 * error of eager PyTorch, floor)`, both as scaled errors (`artifact.scaled_error`): an engine may
-be as wrong as the model's own precision makes PyTorch, times a small factor, and no more. The idea of judging by a float64
-reference is TorchInductor's (`torch._dynamo.utils.same`); the factor is the next power of two above what was measured there.
+The budget of an output is `max(4 * error of eager PyTorch, floor)`, both as scaled errors (`artifact.scaled_error`): an engine
+may be as wrong as the model's own precision makes PyTorch, times a small factor, and no more. TorchInductor judges its own results
+by a float64 reference in the same way (`torch._dynamo.utils.same`), with factors of 2 to 10.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,21 +60,33 @@ class Proof:
     worst: Mapping[str, tuple[Comparison, float]]
 
 
-@dataclass(slots=True)
-class _Record:
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What is compared with what, and what was found so far."""
+
+    signature: Signature
+    reference: Reference
+    engines: Mapping[str, Engine]
     comparisons: list[Comparison] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, case: str, engine: str, actual: Arrays, reference: Arrays, precision: str) -> None:
+    def compare(
+        self, case: str, inputs: Arrays, expected: Arrays, precision: str, eager: Arrays | None
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Runs every engine on the inputs and notes how far each answer, and eager's, lies from the expected one."""
+        answers = {name: _run(engine, inputs, case) for name, engine in self.engines.items()}
+        for name, answer in answers.items() if eager is None else {"eager": eager, **answers}.items():
+            self._note(case, name, answer, expected, precision)
+        return answers
+
+    def _note(self, case: str, engine: str, actual: Arrays, reference: Arrays, precision: str) -> None:
         for name, expected in reference.items():
             error = scaled_error(actual[name], expected)
             apart = np.abs(actual[name].astype(np.float64) - expected.astype(np.float64)).max() if np.isfinite(error) else np.inf
             self.comparisons.append(Comparison(case, engine, name, precision, float(apart), error))
 
 
-def prove(
-    model: nn.Module, captured: Captured, models: Mapping[str, bytes], limits: ParityLimits, progress: Progress
-) -> Proof:
+def prove(model: nn.Module, captured: Captured, models: Mapping[str, bytes], limits: ParityLimits, progress: Progress) -> Proof:
     """Runs all cases on all formats (`models`: format -> bytes) through the artifact room's engines, and judges them.
 
     Raises:
@@ -82,19 +94,20 @@ def prove(
             fails, or answers with NaN, on a declared input.
     """
     signature = captured.signature
-    engines = {name: _load(name, data, signature) for name, data in models.items()}
     cases = sorted(parity_cases(signature), key=lambda case: case.elements(signature))
     reference = Reference(model, signature, cases[0].inputs(signature))
-    record = _Record()
-    _compare_cases(cases, captured, reference, engines, Clock(limits), record, progress)
-    batching = _compare_batching(signature, reference, engines, record)
-    kept = _golden_cases(signature, reference, engines, record)
-    budgets = _judge(record.comparisons, signature, engines, captured.sample)
-    determinism = {name: _determinism(engine, models[name], cases[0].inputs(signature), signature) for name, engine in engines.items()}
+    trial = _Trial(signature, reference, {name: _load(name, data, signature) for name, data in models.items()})
+    _compare_cases(trial, cases, captured, Clock(limits), progress)
+    batching = _compare_batching(trial)
+    kept = _golden_cases(trial)
+    budgets = _judge(trial, captured.sample)
+    determinism = {
+        name: _determinism(engine, models[name], cases[0].inputs(signature), signature) for name, engine in trial.engines.items()
+    }
     return Proof(
-        report=_report(record, reference, budgets, batching, determinism),
+        report=_report(trial, budgets, batching, determinism),
         golden=golden.encode(kept),
-        worst={name: _worst(record.comparisons, name, budgets) for name in engines},
+        worst={name: _worst(trial.comparisons, name, budgets) for name in trial.engines},
     )
 
 
@@ -112,33 +125,23 @@ def _run(engine: Engine, inputs: Arrays, case: str) -> dict[str, np.ndarray]:
         raise ParityFailed(f"engine {engine.name} fails in case {case!r}, which the model itself answers: {cause}") from cause
 
 
-def _compare_cases(
-    cases: Sequence[Case],
-    captured: Captured,
-    reference: Reference,
-    engines: Mapping[str, Engine],
-    clock: Clock,
-    record: _Record,
-    progress: Progress,
-) -> None:
+def _compare_cases(trial: _Trial, cases: Sequence[Case], captured: Captured, clock: Clock, progress: Progress) -> None:
     """All cases, the smallest first; the largest fall to a float32 reference, or out, where the limits say so."""
-    signature = captured.signature
+    best = trial.reference.precision
     for number, case in enumerate(cases):
         progress(number, len(cases), case.name)
-        memory = activation_bytes(captured, signature, case.sizes)
-        elements = case.elements(signature)
-        precision = _affordable(reference.precision, clock, memory, elements) if number else reference.precision
+        memory = activation_bytes(captured, trial.signature, case.sizes)
+        elements = case.elements(trial.signature)
+        precision = _affordable(best, clock, memory, elements) if number else best
         if precision is None:
-            record.left_out.append({"case": case.name, "reason": f"beyond {clock.limits.time_s:g} s or {clock.limits.memory_bytes} bytes"})
+            limits = f"{clock.limits.time_s:g} s or {clock.limits.memory_bytes} bytes"
+            trial.left_out.append({"case": case.name, "reason": f"beyond {limits}"})
             continue
         started = time.perf_counter()
-        inputs = case.inputs(signature)
-        eager = reference.eager(inputs)
-        expected = reference.wide(inputs) if precision == "float64" else eager
-        if precision == "float64":
-            record.add(case.name, "eager", eager, expected, precision)
-        for engine in engines.values():
-            record.add(case.name, engine.name, _run(engine, inputs, case.name), expected, precision)
+        inputs = case.inputs(trial.signature)
+        eager = trial.reference.eager(inputs)
+        wide = trial.reference.wide(inputs) if precision == "float64" else eager
+        trial.compare(case.name, inputs, wide, precision, eager if precision == "float64" else None)
         clock.note(precision, elements, time.perf_counter() - started)
     progress(len(cases), len(cases), "judging")
 
@@ -147,60 +150,57 @@ def _affordable(best: str, clock: Clock, memory_bytes: int, elements: int) -> st
     """The best precision of the reference that fits the limits; a float64 run holds tensors of twice the size."""
     for precision, factor in (("float64", 2), ("float32", 1)):
         fits = memory_bytes * factor <= clock.limits.memory_bytes and clock.allows(precision, elements)
-        if fits and (precision == best or best == "float64"):
+        if fits and best in {precision, "float64"}:
             return precision
     return None
 
 
-def _compare_batching(
-    signature: Signature, reference: Reference, engines: Mapping[str, Engine], record: _Record
-) -> dict[str, Any]:
-    """Rows must not influence one another: a batch of unlike rows is answered as each row alone. This is what lets a server join them."""
-    batch = signature.batch_dim
+def _compare_batching(trial: _Trial) -> dict[str, Any]:
+    """Unlike rows in one batch must be answered as each alone: this is what lets a server join requests."""
+    batch = trial.signature.batch_dim
     if batch is None:
         return {"dim": None, "reason": "inputs and outputs share no leading dimension: requests cannot be joined"}
-    dim = signature.dims[batch]
-    if dim.min == dim.max:
-        return {"dim": batch, "reason": f"{batch} is always {dim.min}: requests cannot be joined"}
-    first = golden_candidates(signature)
-    blocks = [case.inputs(signature) for case in first if {**case.sizes} == {**first[0].sizes}][: max(2, dim.max // dim.min)]
-    blocks = (blocks * 2)[: min(max(2, len(blocks)), dim.max // dim.min)]
+    dim = trial.signature.dims[batch]
+    if dim.max < 2 * dim.min:
+        return {"dim": batch, "reason": f"{batch} is {dim}: two requests never fit into one batch"}
+    blocks = _unlike_blocks(trial.signature, dim.max // dim.min)
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    together = reference.wide(joined)
-    apart = [reference.wide(block) for block in blocks]
+    together = trial.reference.wide(joined)
+    apart = [trial.reference.wide(block) for block in blocks]
     expected = {name: np.concatenate([answer[name] for answer in apart]) for name in together}
     error = max(scaled_error(together[name], expected[name]) for name in together)
-    if not error <= BATCHING_TOLERANCE[reference.precision]:
+    rows = dim.min * len(blocks)
+    if not error <= BATCHING_TOLERANCE[trial.reference.precision]:
         raise ParityFailed(
-            f"rows of one batch influence one another: {len(joined[next(iter(joined))])} rows together and the same rows alone differ "
-            f"by a scaled error of {error:.2e}. A server that joins requests would give wrong answers; make forward treat each row "
-            f"by itself, or declare dims.{batch} with min and max 1"
+            f"rows of one batch influence one another: {rows} rows together and the same rows alone differ by a scaled error of "
+            f"{error:.2e}. A server that joins requests would give wrong answers; make forward treat each row by itself, or declare "
+            f"dims.{batch} with min and max 1"
         )
-    for engine in engines.values():
-        record.add("mixed rows, batched", engine.name, _run(engine, joined, "mixed rows"), expected, reference.precision)
-    return {"dim": batch, "rows": sum(len(block[next(iter(block))]) for block in blocks), "scaled": error}
+    trial.compare("mixed rows, batched", joined, expected, trial.reference.precision, None)
+    return {"dim": batch, "rows": rows, "scaled": error}
 
 
-def _golden_cases(
-    signature: Signature, reference: Reference, engines: Mapping[str, Engine], record: _Record
-) -> list[GoldenCase]:
+def _unlike_blocks(signature: Signature, most: int) -> list[dict[str, np.ndarray]]:
+    """Inputs of the fewest rows, of all kinds of values at one size, two at least: they can be joined to a batch."""
+    candidates = golden_candidates(signature)
+    alike = [case.inputs(signature) for case in candidates if case.sizes == candidates[0].sizes]
+    return (alike if len(alike) > 1 else alike * 2)[:most]
+
+
+def _golden_cases(trial: _Trial) -> list[GoldenCase]:
     """The cases that travel in the artifact: as few rows as possible, at most 8 of them and 4 MB, one at least."""
     kept: list[GoldenCase] = []
     size = 0
-    for case in golden_candidates(signature):
-        if len(kept) == MAX_GOLDEN_CASES or size >= MAX_GOLDEN_BYTES:
-            break
-        inputs = case.inputs(signature)
-        expected = reference.wide(inputs)
-        outputs = {engine.name: _run(engine, inputs, case.name) for engine in engines.values()}
+    for case in golden_candidates(trial.signature):
+        inputs = case.inputs(trial.signature)
+        expected = trial.reference.wide(inputs)
+        precision = trial.reference.precision
+        eager = trial.reference.eager(inputs) if precision == "float64" else None
+        outputs = trial.compare(f"golden {case.name}", inputs, expected, precision, eager)
         made = GoldenCase(case.name, inputs, outputs, {name: array.astype(np.float64) for name, array in expected.items()})
         size += _size(made)
-        if kept and size > MAX_GOLDEN_BYTES:
+        if kept and (size > MAX_GOLDEN_BYTES or len(kept) == MAX_GOLDEN_CASES):
             break
-        if reference.precision == "float64":
-            record.add(f"golden {case.name}", "eager", reference.eager(inputs), expected, reference.precision)
-        for name, answer in outputs.items():
-            record.add(f"golden {case.name}", name, answer, expected, reference.precision)
         kept.append(made)
     return kept
 
@@ -210,21 +210,19 @@ def _size(case: GoldenCase) -> int:
     return sum(array.nbytes for arrays in groups for array in arrays.values())
 
 
-def _judge(
-    comparisons: Sequence[Comparison], signature: Signature, engines: Iterable[str], sample: Arrays
-) -> dict[str, float]:
+def _judge(trial: _Trial, sample: Arrays) -> dict[str, float]:
     """The budget of every output; raises ParityFailed, naming the worst comparison, if any is exceeded."""
-    budgets = {spec.name: _budget(spec.name, spec.dtype, comparisons) for spec in signature.outputs}
-    failed = [c for c in comparisons if c.engine != "eager" and not c.scaled <= budgets[c.output]]
+    budgets = {spec.name: _budget(spec.name, spec.dtype, trial.comparisons) for spec in trial.signature.outputs}
+    failed = [c for c in trial.comparisons if c.engine != "eager" and not c.scaled <= budgets[c.output]]
     if failed:
         worst = max(failed, key=lambda comparison: comparison.scaled)
-        passed = len({c.case for c in comparisons} - {c.case for c in failed})
+        passed = len({c.case for c in trial.comparisons} - {c.case for c in failed})
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sample.items())
         raise ParityFailed(
-            f"the numbers disagree: engine {worst.engine}, case {worst.case!r}, output {worst.output}: scaled error {worst.scaled:.2e} "
-            f"(max abs {worst.max_abs:.2e}), budget {budgets[worst.output]:.2e}; {len(failed)} comparison(s) failed on "
-            f"{', '.join(sorted({c.engine for c in failed}))}, {passed} case(s) passed. The model was captured with {shapes}: where only "
-            "other sizes or values fail, forward behaves otherwise there and must not; where all fail, the lowering is wrong"
+            f"the numbers disagree: engine {worst.engine}, case {worst.case!r}, output {worst.output}: scaled error "
+            f"{worst.scaled:.2e} (max abs {worst.max_abs:.2e}), budget {budgets[worst.output]:.2e}; {len(failed)} comparison(s) "
+            f"failed on {', '.join(sorted({c.engine for c in failed}))}, {passed} case(s) passed. The model was captured with {shapes}: "
+            "where only other sizes or values fail, forward behaves otherwise there and must not; where all fail, the lowering is wrong"
         )
     return budgets
 
@@ -264,8 +262,7 @@ def _worst(comparisons: Sequence[Comparison], engine: str, budgets: Mapping[str,
 
 
 def _report(
-    record: _Record,
-    reference: Reference,
+    trial: _Trial,
     budgets: Mapping[str, float],
     batching: Mapping[str, Any],
     determinism: Mapping[str, Any],
@@ -275,14 +272,14 @@ def _report(
         "schema": 1,
         "measure": "scaled = max|a - b| / max(1, max|reference|)",
         "budget": f"max({BUDGET_FACTOR:g} * scaled error of eager PyTorch, floor)",
-        "reference": {"precision": reference.precision, "obstacle": reference.obstacle},
+        "reference": {"precision": trial.reference.precision, "obstacle": trial.reference.obstacle},
         "engines": {
             engine: {
                 "outputs": {
                     output: {
                         "budget": budget,
-                        "scaled": max(c.scaled for c in record.comparisons if (c.engine, c.output) == (engine, output)),
-                        "max_abs": max(c.max_abs for c in record.comparisons if (c.engine, c.output) == (engine, output)),
+                        "scaled": max(c.scaled for c in trial.comparisons if (c.engine, c.output) == (engine, output)),
+                        "max_abs": max(c.max_abs for c in trial.comparisons if (c.engine, c.output) == (engine, output)),
                     }
                     for output, budget in budgets.items()
                 },
@@ -291,7 +288,7 @@ def _report(
             for engine, found in determinism.items()
         },
         "batching": dict(batching),
-        "left_out": record.left_out,
+        "left_out": trial.left_out,
         "comparisons": [
             {
                 "case": c.case,
@@ -302,6 +299,6 @@ def _report(
                 "scaled": c.scaled,
                 "budget": budgets[c.output],
             }
-            for c in record.comparisons
+            for c in trial.comparisons
         ],
     }

@@ -1,6 +1,9 @@
-"""The captured program as PyTorch's own archive (.pt2): without example inputs, and scanned for pickles like anybody's."""
+"""The captured program as PyTorch's own archive (.pt2), scanned for pickles like anybody's.
 
-import copy
+Its example inputs are the seeded sample of the capture: plain tensors, which the scan lets through. An archive without any has
+an empty member where they belong, which the scan refuses.
+"""
+
 import io
 from collections.abc import Mapping
 
@@ -18,17 +21,17 @@ def lower_pt2(captured: Captured) -> bytes:
     Raises:
         CaptureFailed: the archive cannot be written, or would hold pickled data, which runs code when it is loaded.
     """
-    program = copy.copy(captured.program)
-    program._example_inputs = None  # noqa: SLF001 (PyTorch pickles them into the archive; there is no public way to leave them out)
     buffer = io.BytesIO()
     try:
-        torch.export.save(program, buffer)
+        torch.export.save(captured.program, buffer)
     except Exception as cause:  # the serialiser raises whatever its parts raise
         raise CaptureFailed(f"the captured program cannot be saved as .pt2: {cause}; leave pt2 out with --format") from cause
     data = buffer.getvalue()
     pickles = pt2_pickles(io.BytesIO(data))
     if pickles:
-        raise CaptureFailed(f"the .pt2 would hold pickled data ({', '.join(pickles)}), which runs code when loaded; leave pt2 out")
+        raise CaptureFailed(
+            f"the .pt2 would hold pickled data ({', '.join(pickles)}), which runs code when loaded; leave pt2 out"
+        )
     return data
 
 

@@ -69,7 +69,11 @@ def print_result(console: Console, exported: "Exported") -> None:
     for notice in exported.notices:
         console.print(f"[yellow]note[/] {escape(notice)}", highlight=False, soft_wrap=True)
     if exported.left_out:
-        console.print(f"[yellow]note[/] {exported.left_out} parity case(s) were left out for cost: see parity.json", highlight=False, soft_wrap=True)
+        console.print(
+            f"[yellow]note[/] {exported.left_out} parity case(s) were left out for cost: see parity.json",
+            highlight=False,
+            soft_wrap=True,
+        )
     sizes = ", ".join(f"{name} {_megabytes(size)}" for name, size in exported.sizes.items())
     verb = "wrote" if exported.created else "unchanged"
     console.print(f"\n{verb} [bold]{exported.path}[/] in {exported.seconds:.1f} s: {sizes}", highlight=False, soft_wrap=True)
@@ -81,12 +85,13 @@ def print_result(console: Console, exported: "Exported") -> None:
 def print_plan(console: Console, prepared: "Prepared") -> None:
     """What an export would do."""
     checkpoint, loaded = prepared.checkpoint, prepared.loaded
-    facts = ", ".join(f"{key} {value}" for key, value in list(checkpoint.provenance.items())[:6])
+    facts = "".join(f", {key} {value}" for key, value in list(checkpoint.provenance.items())[:6])
     lines = {
-        "checkpoint": f"{checkpoint.path.name}: {checkpoint.layout}, {_megabytes(checkpoint.size_bytes)}{f'; {facts}' if facts else ''}",
+        "checkpoint": f"{checkpoint.path.name}: {checkpoint.layout}, {_megabytes(checkpoint.size_bytes)}{facts}",
         "config": prepared.config_source,
         "model": f"{prepared.config.model.name} {prepared.config.model.params}",
-        "weights": f"{loaded.tensors} tensors, {_megabytes(loaded.size_bytes)}, rewrite {loaded.rewrite}, {len(loaded.ignored)} ignored",
+        "weights": f"{loaded.tensors} tensors, {_megabytes(loaded.size_bytes)}, rewrite {loaded.rewrite}",
+        "ignored": ", ".join(loaded.ignored) or "none",
         "inputs": "; ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in prepared.signature.inputs),
         "dims": "; ".join(f"{name} {dim}" for name, dim in prepared.signature.dims.items()) or "none",
         "outputs": "; ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in prepared.signature.outputs),
@@ -107,7 +112,13 @@ def to_json(exported: "Exported") -> dict[str, Any]:
         "created": exported.created,
         "sizes": dict(exported.sizes),
         "worst": {
-            engine: {"case": worst.case, "output": worst.output, "max_abs": worst.max_abs, "scaled": worst.scaled, "budget": budget}
+            engine: {
+                "case": worst.case,
+                "output": worst.output,
+                "max_abs": worst.max_abs,
+                "scaled": worst.scaled,
+                "budget": budget,
+            }
             for engine, (worst, budget) in exported.worst.items()
         },
         "notices": list(exported.notices),

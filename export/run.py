@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -210,5 +210,3 @@ _LOWERINGS: Mapping[str, Callable[[Prepared, Captured], tuple[bytes, int]]] = {
     "pt2": _to_pt2,
 }
 """Format -> its lowering: the file's bytes, and how many weights in it were compared bit for bit."""
-
-

@@ -58,7 +58,9 @@ def load_strictly(model: nn.Module, weights: WeightSet, ignore: Sequence[str], p
     _require_ties(state, tensors, source)
     notices = [*_match_notices(match.rewrite, match.ignored, len(tensors)), *_suspicions(model, state, tensors, weights.versions)]
     if widened:
-        notices.append(f"{len(widened)} tensors were {_list(set(widened.values()))} in the file and were widened, exactly, for the model")
+        notices.append(
+            f"{len(widened)} tensors were {_list(set(widened.values()))} in the file and were widened, exactly, for the model"
+        )
     model.load_state_dict(tensors, strict=True)
     loaded = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     _require_loaded(loaded, tensors)
@@ -115,7 +117,7 @@ def _require_finite(tensors: Mapping[str, torch.Tensor], source: str) -> None:
 
 def _require_ties(state: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: str) -> None:
     """Tensors that the model shares must be equal in the file: loading keeps only the last."""
-    first: dict[tuple[int, int, torch.Size, tuple[int, ...]], str] = {}
+    first: dict[tuple[Any, ...], str] = {}
     for name, tensor in state.items():
         if tensor.numel() == 0:
             continue
@@ -159,7 +161,9 @@ def _suspicions(
     for path, module in model.named_modules():
         saved, current = versions.get(path), getattr(module, "_version", 1)
         if saved is not None and saved != current:
-            notices.append(f"{path or 'the model'} was saved in layout version {saved} of {type(module).__name__}, this is {current}")
+            notices.append(
+                f"{path or 'the model'} was saved in layout version {saved} of {type(module).__name__}, this is {current}"
+            )
     return notices
 
 
@@ -171,7 +175,11 @@ def _fitting_params(mismatch: KeysDoNotMatch, params: Mapping[str, Any]) -> str:
             if file_size != model_size:
                 for name in (name for name, value in params.items() if value == model_size and not isinstance(value, bool)):
                     fits.setdefault(name, set()).add(file_size)
-    hints = [f"config model.params.{name} is {params[name]}, the file fits {sizes.pop()}" for name, sizes in fits.items() if len(sizes) == 1]
+    hints = [
+        f"config model.params.{name} is {params[name]}, the file fits {sizes.pop()}"
+        for name, sizes in fits.items()
+        if len(sizes) == 1
+    ]
     return "".join(f"\n  {hint}" for hint in hints)
 
 

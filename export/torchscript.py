@@ -1,7 +1,7 @@
 """The model as TorchScript, traced and frozen in a fresh process: a legacy format behind this one file (docs/adr/0007).
 
-A process of its own, because PyTorch numbers the classes that it traces, and those numbers get into the bytes. Debug records, which
-hold source paths, are left out; PyTorch loads without them.
+A process of its own, because PyTorch numbers the classes that it traces, and those numbers get into the bytes. Debug records,
+which hold source paths, are left out; PyTorch loads without them.
 
 Run as `python -m export.torchscript DIRECTORY`, it reads `job.json` and `weights.safetensors` there and writes `model.pt` and
 `kept.json`.
@@ -119,7 +119,7 @@ def _main(directory: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         # Parity judges the result over the declared range; the tracer's guesses about it are noise.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(model, example, check_trace=False)
+        traced: Any = torch.jit.trace(model, example, check_trace=False)
         # Weights stay as they are, so that they can be compared: batch norms are not folded into convolutions.
         frozen = torch.jit.freeze(traced, optimize_numerics=False)
         buffer = io.BytesIO()
@@ -129,7 +129,7 @@ def _main(directory: Path) -> None:
 
 
 def _kept_weights(graph: Any) -> list[str]:
-    """The weights that meet an input of the model in some operation; those that meet only other constants are folded with them."""
+    """The weights that meet an input of the model in some operation; freezing folds those that meet only constants."""
     weights: dict[str, str] = {}
     constant: set[str] = set()
     kept: set[str] = set()

@@ -1,8 +1,8 @@
 """The .pt2 archive: which of its members could run code when torch.export.load unpickles them.
 
 `torch.export.load` unpickles members without being asked and without restriction (CVE-2026-4538), so a .pt2 may be loaded only
-where this scan finds nothing. Every archive carries its example inputs as a torch.save file; that one is let through where its
-pickle names nothing but what rebuilds plain tensors.
+where this scan finds nothing. Every archive carries its example inputs as a torch.save file, empty where there are none; that
+one is let through where it is empty or its pickle names nothing but what rebuilds plain tensors.
 
 Sources: torch/export/pt2_archive/_package.py; torch/export/__init__.py (`load`), which also reads the layout of torch 2.7.
 """
@@ -15,7 +15,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, BinaryIO
 
 PICKLED_MEMBER = re.compile(
     r"(^|/)(custom|opaque)_obj_[^/]*$|(^|/)serialized_(state_dict|constants|example_inputs)\.|\.(pt|pth|pkl|pickle)$"
@@ -45,23 +45,30 @@ NAMING_OPCODES = frozenset({"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4
 """Ways to name a callable other than GLOBAL; torch.save writes none of them."""
 
 
-def pt2_pickles(path: Path) -> tuple[str, ...]:
+def pt2_pickles(path: Path | BinaryIO) -> tuple[str, ...]:
     """The members of a .pt2 archive that could run code when unpickled, sorted; empty where there are none.
 
     What cannot be judged counts too: a name that stands twice, a config that is not JSON.
     Raises OSError where the file cannot be read, zipfile.BadZipFile where it is not a zip archive.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(archive_file) as archive:
         names = archive.namelist()
         found = {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}
         for name in names:
             if SAMPLE_INPUTS.search(name):
-                found.update([] if _holds_only_tensors(_unpacked(archive, name)) else [name])
+                if not _is_empty(archive, name) and not _holds_only_tensors(_unpacked(archive, name)):
+                    found.add(name)
             elif PICKLED_MEMBER.search(name):
                 found.add(name)
             elif PAYLOAD_CONFIG.search(name):
                 found.update(_pickled_payloads(name, _unpacked(archive, name)))
     return tuple(sorted(found))
+
+
+def _is_empty(archive: zipfile.ZipFile, name: str) -> bool:
+    """Whether the member has no bytes at all: what torch.export.save writes for a program without example inputs."""
+    member = archive.getinfo(name)
+    return member.file_size == 0 and member.compress_size == 0
 
 
 def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:

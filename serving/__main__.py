@@ -11,7 +11,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def serve(  # noqa: PLR0913 (one parameter per option of the command line)
+def serve(
     repository: Annotated[Path | None, typer.Option(help="The model repository. Default: model_repository.")] = None,
     config: Annotated[Path | None, typer.Option(help="The settings' file. Default: ./config.properties, if it is there.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on. Default: 127.0.0.1.")] = None,

@@ -42,7 +42,9 @@ def load_repository(root: Path, threads: int | None) -> Repository:
 
 def newest_versions(root: Path) -> Iterator[tuple[str, int, Path]]:
     """Name, version and directory of the newest version of each model, by name."""
-    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []:
+    for model in (
+        sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []
+    ):
         versions = {int(path.name): path for path in model.iterdir() if path.name.isdecimal() and path.name[0] != "0"}
         if versions:
             newest = max(versions)

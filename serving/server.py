@@ -46,7 +46,9 @@ async def _serve(settings: Settings) -> None:
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         _announce(app.state.repository, settings)
-        server = Server(app, address=settings.host, port=settings.port, interface=Interfaces.ASGINL, websockets=False, log_enabled=False)
+        server = Server(
+            app, address=settings.host, port=settings.port, interface=Interfaces.ASGINL, websockets=False, log_enabled=False
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)

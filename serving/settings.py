@@ -1,21 +1,21 @@
 """The server's settings: from flags, then `STATESERVE_*` variables, then config.properties, then the defaults."""
 
 import difflib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, Field, ValidationError
 
 from serving.errors import SettingsError
 
 DEFAULT_CONFIG = Path("config.properties")
+ENV_PREFIX = "STATESERVE_"
 
 
-class Settings(BaseSettings):
-    """Frozen once read. Every field is a flag, a key of config.properties, and a variable `STATESERVE_<FIELD>`."""
-
-    model_config = SettingsConfigDict(frozen=True, env_prefix="STATESERVE_", extra="forbid")
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """Every field is a flag, a key of config.properties, and a variable `STATESERVE_<FIELD>`."""
 
     repository: Path = Path("model_repository")
     host: str = "127.0.0.1"
@@ -24,42 +24,33 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 << 20
     drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags before the environment; the properties come in as `_properties` (see `read_settings`), after both."""
-        _ = dotenv_settings, file_secret_settings
-        given = dict(getattr(init_settings, "init_kwargs", {}))
-        properties = given.pop("_properties_", {})
-        return InitSettingsSource(settings_cls, given), env_settings, InitSettingsSource(settings_cls, properties)
 
-
-def read_settings(flags: dict[str, Any], config: Path | None) -> Settings:
-    """The settings; without `config`, ./config.properties is read if it is there.
+def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
+    """The settings; a flag that is None was not given; without `config`, ./config.properties is read if it is there.
 
     Raises:
-        SettingsError: the file cannot be read, a key is unknown, or a value is wrong.
+        SettingsError: the file cannot be read, a key or variable is unknown, or a value is wrong.
     """
     path = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     properties = {} if path is None else read_properties(path)
     for key, (_, line) in properties.items():
-        if key not in Settings.model_fields:
-            close = difflib.get_close_matches(key, Settings.model_fields, n=1)
-            hint = f"nearest: {close[0]}" if close else f"known: {', '.join(Settings.model_fields)}"
-            raise SettingsError(f"{path}:{line}: unknown key {key}; {hint}")
-    values = {key: value for key, (value, _) in properties.items()}
+        _require_known(key, f"{path}:{line}: unknown key {key}")
+    variables = {key.removeprefix(ENV_PREFIX).lower(): value for key, value in os.environ.items() if key.startswith(ENV_PREFIX)}
+    for key in variables:
+        _require_known(key, f"unknown variable {ENV_PREFIX}{key.upper()}")
     given = {key: value for key, value in flags.items() if value is not None}
     try:
-        return Settings(_properties_=values, **given)
+        return Settings.model_validate({**{key: value for key, (value, _) in properties.items()}, **variables, **given})
     except ValidationError as cause:
         problems = [f"{'.'.join(map(str, p['loc']))} is {p['input']!r}: {p['msg']}" for p in cause.errors()]
         raise SettingsError(f"wrong setting: {'; '.join(problems)}") from cause
+
+
+def _require_known(key: str, problem: str) -> None:
+    if key not in Settings.model_fields:
+        close = difflib.get_close_matches(key, Settings.model_fields, n=1)
+        hint = f"nearest: {close[0]}" if close else f"known: {', '.join(Settings.model_fields)}"
+        raise SettingsError(f"{problem}; {hint}")
 
 
 def read_properties(path: Path) -> dict[str, tuple[str, int]]:

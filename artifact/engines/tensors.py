@@ -14,8 +14,9 @@ def named_outputs(answer: object, names: Sequence[str]) -> dict[str, np.ndarray]
     Raises:
         EngineFailed: the answer is of another kind, or their number is not the signature's.
     """
-    tensors = list(answer) if isinstance(answer, (tuple, list)) else [answer]
-    if len(tensors) != len(names) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
-        kinds = ", ".join(type(tensor).__name__ for tensor in tensors)
+    values = list(answer) if isinstance(answer, (tuple, list)) else [answer]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if len(values) != len(names) or len(tensors) != len(names):
+        kinds = ", ".join(type(value).__name__ for value in values)
         raise EngineFailed(f"the model gives {kinds}; the signature says {len(names)} tensor(s): {', '.join(names)}")
     return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.jit._fuser import optimized_execution
 
 from artifact.engines import EngineOptions
 from artifact.engines.tensors import named_outputs
@@ -41,7 +42,7 @@ class TorchScriptEngine:
         try:
             # Without the optimising executor every run takes the same path. With it, the first runs of each shape are profiled
             # and later ones are compiled anew: slower where shapes vary, and other bits than those that were proven.
-            with torch.inference_mode(), torch.jit.optimized_execution(should_optimize=False):
+            with torch.inference_mode(), optimized_execution(should_optimize=False):
                 answer = self._program(*arguments)
         except RuntimeError as cause:
             raise EngineFailed(f"TorchScript failed: {cause}") from cause

@@ -30,7 +30,11 @@ def decode(body: bytes, signature: Signature) -> dict[str, np.ndarray]:
 
 def encode(model: str, version: int, outputs: dict[str, np.ndarray]) -> bytes:
     """The answer. NaN and infinities, which JSON has no words for, become null."""
-    answer = {"model_name": model, "model_version": str(version), "outputs": {name: _plain(array) for name, array in outputs.items()}}
+    answer = {
+        "model_name": model,
+        "model_version": str(version),
+        "outputs": {name: _plain(array) for name, array in outputs.items()},
+    }
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
