@@ -104,7 +104,7 @@ def _torch_dim(name: str, dim: DeclaredDim) -> Any:
 
 
 def _require_ranges(program: ExportedProgram, signature: Signature) -> None:
-    """Every named dimension must have come out free, with the bounds that were declared, and one expression wherever it stands."""
+    """Every named dimension must have come out free, with its declared bounds, as one expression wherever it stands."""
     expressions: dict[str, Any] = {}
     for spec, value in zip(signature.inputs, _values(program, program.graph_signature.user_inputs), strict=True):
         for dim, size in zip(spec.shape, value.shape, strict=True):

@@ -94,7 +94,7 @@ def _fold_constants(model: onnx_ir.Model, weights: frozenset[str]) -> None:
 
 
 def _name_values(model: onnx_ir.Model, signature: Signature) -> None:
-    """Inputs and outputs get the signature's names and axes (the exporter calls them s31), everything else but weights a number."""
+    """Inputs and outputs get the signature's names and axes (the exporter says s31); all else but the weights is numbered."""
     taken = {spec.name for spec in (*signature.inputs, *signature.outputs)}
     for value in list(model.graph.initializers.values()):
         if value.name in taken:

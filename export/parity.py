@@ -1,8 +1,8 @@
 """Parity: every engine's answers against the float64 reference, over the whole declared input range.
 
-The budget of an output is `max(4 * error of eager PyTorch, floor)`, both as scaled errors (`artifact.scaled_error`): an engine
-may be as wrong as the model's own precision makes PyTorch, times a small factor, and no more. TorchInductor judges its own results
-by a float64 reference in the same way (`torch._dynamo.utils.same`), with factors of 2 to 10.
+The budget of an output is `max(4 * error of eager PyTorch, floor)`, both scaled errors (see `artifact.scaled_error`): an engine
+may be as wrong as the precision of the model makes PyTorch, times a small factor, and no more. TorchInductor judges its own
+results by a float64 reference in the same way (`torch._dynamo.utils.same`), with factors of 2 to 10.
 """
 
 import time
@@ -172,9 +172,9 @@ def _compare_batching(trial: _Trial) -> dict[str, Any]:
     rows = dim.min * len(blocks)
     if not error <= BATCHING_TOLERANCE[trial.reference.precision]:
         raise ParityFailed(
-            f"rows of one batch influence one another: {rows} rows together and the same rows alone differ by a scaled error of "
-            f"{error:.2e}. A server that joins requests would give wrong answers; make forward treat each row by itself, or declare "
-            f"dims.{batch} with min and max 1"
+            f"rows of one batch influence one another: {rows} rows together and the same rows alone differ by a scaled error "
+            f"of {error:.2e}. A server that joins requests would give wrong answers; make forward treat each row by itself, "
+            f"or declare dims.{batch} with min and max 1"
         )
     trial.compare("mixed rows, batched", joined, expected, trial.reference.precision, None)
     return {"dim": batch, "rows": rows, "scaled": error}
@@ -221,8 +221,9 @@ def _judge(trial: _Trial, sample: Arrays) -> dict[str, float]:
         raise ParityFailed(
             f"the numbers disagree: engine {worst.engine}, case {worst.case!r}, output {worst.output}: scaled error "
             f"{worst.scaled:.2e} (max abs {worst.max_abs:.2e}), budget {budgets[worst.output]:.2e}; {len(failed)} comparison(s) "
-            f"failed on {', '.join(sorted({c.engine for c in failed}))}, {passed} case(s) passed. The model was captured with {shapes}: "
-            "where only other sizes or values fail, forward behaves otherwise there and must not; where all fail, the lowering is wrong"
+            f"failed on {', '.join(sorted({c.engine for c in failed}))}, {passed} case(s) passed. The model was captured with "
+            f"{shapes}: where only other sizes or values fail, forward behaves otherwise there and must not; where all fail, "
+            "the lowering is wrong"
         )
     return budgets
 

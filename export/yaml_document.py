@@ -60,7 +60,7 @@ def read_yaml(text: bytes, name: str) -> Document:
     """Reads one YAML document; `name` stands in the messages.
 
     Raises:
-        ConfigError: the text is no YAML, too large or too deep, or has duplicate keys, aliases, tags, or keys that are no strings.
+        ConfigError: the text is no YAML, too large or too deep, has duplicate keys, aliases, tags, or keys that are no strings.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{name} has {len(text)} bytes; a config has at most {MAX_BYTES}")

@@ -15,7 +15,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, BinaryIO
+from typing import Any, BinaryIO
 
 PICKLED_MEMBER = re.compile(
     r"(^|/)(custom|opaque)_obj_[^/]*$|(^|/)serialized_(state_dict|constants|example_inputs)\.|\.(pt|pth|pkl|pickle)$"
@@ -51,7 +51,7 @@ def pt2_pickles(path: Path | BinaryIO) -> tuple[str, ...]:
     What cannot be judged counts too: a name that stands twice, a config that is not JSON.
     Raises OSError where the file cannot be read, zipfile.BadZipFile where it is not a zip archive.
     """
-    with zipfile.ZipFile(archive_file) as archive:
+    with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         found = {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}
         for name in names:

@@ -94,7 +94,7 @@ def test_members_that_are_pickles(honest, tmp_path, name):
         pickle.dumps(print),
         saved({"a": print}),
         saved(torch.nn.Linear(1, 1)),
-        b"",
+        b"\0",
         pytest.param(saved(print).replace(b"data.pkl", b"DATA.PKL"), id="other case"),
     ],
 )
@@ -103,6 +103,11 @@ def test_example_inputs_that_name_more_than_tensors(honest, tmp_path, data):
     name = "model/data/sample_inputs/model.pt"
 
     assert pt2_pickles(changed(honest, tmp_path, name, data)) == (name,)
+
+
+def test_no_example_inputs(honest, tmp_path):
+    """A program that was exported without example inputs has an empty member, which nothing unpickles."""
+    assert pt2_pickles(changed(honest, tmp_path, "model/data/sample_inputs/model.pt", b"")) == ()
 
 
 def test_compressed_members(tmp_path):

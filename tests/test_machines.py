@@ -1,0 +1,64 @@
+"""The same checkpoint on other machines: emulated by the variables that choose kernels, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import machines
+import pytest
+
+MACHINES = {
+    "no vector extensions": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
+}
+ROOT = Path(__file__).parent.parent
+
+
+def on_machine(variables, *arguments):
+    env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "tests" / "machines.py"), *map(str, arguments)]
+    finished = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Every architecture, exported on this machine as it is: checkpoints, repository, content ids."""
+    checkpoints, repository = tmp_path_factory.mktemp("checkpoints"), tmp_path_factory.mktemp("repository")
+    machines.save_checkpoints(checkpoints)
+    return checkpoints, repository, on_machine({}, "export", checkpoints, repository)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_golden_cases_hold_on_other_machines(exported, machine):
+    """On another machine every engine gives every architecture's recorded answers within the promise."""
+    _, repository, _ = exported
+
+    replayed = on_machine(MACHINES[machine], "replay", repository)
+
+    assert set(replayed) == set(machines.MODELS)
+    assert all(set(engines) == {"onnx", "torchscript"} for engines in replayed.values())
+    assert {
+        (name, engine): found for name, engines in replayed.items() for engine, found in engines.items() if not found[1]
+    } == {}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_content_ids_are_the_same_on_other_machines(exported, machine, tmp_path):
+    """On another machine every architecture's export has the same content id, byte for byte of model.onnx and model.pt."""
+    checkpoints, _, ids = exported
+
+    assert on_machine(MACHINES[machine], "export", checkpoints, tmp_path) == ids
+
+
+def test_the_emulation_is_real(exported):
+    """The variables do change the numbers: eager PyTorch's kernels give other bits, so the tests above compare something."""
+    _, repository, _ = exported
+
+    here = on_machine({}, "replay", repository)
+    there = on_machine(MACHINES["no vector extensions"], "replay", repository)
+
+    assert any(here[name]["torchscript"][0] != there[name]["torchscript"][0] for name in machines.MODELS)
