@@ -28,7 +28,7 @@ demo: install
 	$(BIN)/python examples/digits/demo.py
 
 bench-export: install
-	$(BIN)/python docs/benchmarks/export.py
+	$(BIN)/python docs/benchmarks/measure_export.py
 
 clean:
 	rm -rf .venv model_repository examples/digits/best.pth

@@ -69,7 +69,7 @@ def export(directory, plugin, checkpoint, seed):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two exports of the same weights: other directory, hash seed, checkpoint name, plugin name and position in the file system."""
+    """Two exports of the same weights: other directory, hash seed, checkpoint name and plugin name."""
     root = tmp_path_factory.mktemp("two")
     first_plugin, first = place(root / "a", "best")
     second_plugin, second = place(root / "b" / "deeper", "renamed")

@@ -1,0 +1,100 @@
+"""What the tests of several rooms share: real artifacts, made once, and made by hand."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+MLP_YAML = """\
+schema: 1
+model: {name: mlp, params: {in_features: 4, hidden: [8], out_features: 3}}
+inputs: {x: {dtype: float32, shape: [batch, 4], range: [-4, 4]}}
+dims: {batch: {min: 1, max: 16, opt: 4}}
+outputs: {logits: {dtype: float32, shape: [batch, 3]}}
+formats: [onnx, torchscript, pt2]
+"""
+
+
+@pytest.fixture(scope="session")
+def mlp_artifact(tmp_path_factory):
+    """An artifact in all three formats, by the real export; a test that changes it copies it first."""
+    import torch
+
+    from export.build import build_model
+    from export.report import Silent
+    from export.run import ExportRequest, export
+
+    folder = tmp_path_factory.mktemp("mlp")
+    model = build_model("mlp", {"in_features": 4, "hidden": [8], "out_features": 3})
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(weight.shape, generator=generator) for name, weight in model.state_dict().items()}
+    torch.save(state, folder / "mlp.pth")
+    (folder / "mlp.yaml").write_text(MLP_YAML)
+    return export(ExportRequest(folder / "mlp.pth", repository=folder / "repository"), Silent()).path
+
+
+@pytest.fixture(scope="session")
+def write_artifact():
+    """A function that writes an artifact by hand: whole, hashed, and with the engine's own answers as golden outputs."""
+    from artifact import golden, manifest
+    from artifact.engines import MODEL_FILES, load_engine
+    from artifact.golden import GoldenCase
+    from artifact.manifest import FileEntry, Manifest
+    from foundation.storage import canonical_json, write_directory
+
+    def write(directory, signature, models, inputs, *, budget=1e-6):
+        files = {MODEL_FILES[name]: data for name, data in models.items()}
+        answers = {name: load_engine(name, data, signature).run(inputs) for name, data in models.items()}
+        reference = {name: array.astype(np.float64) for name, array in next(iter(answers.values())).items()}
+        budgets = {"outputs": {spec.name: {"budget": budget} for spec in signature.outputs}}
+        evidence = {
+            manifest.GOLDEN: golden.encode([GoldenCase("00-made", inputs, answers, reference)]),
+            manifest.PARITY: canonical_json({"engines": dict.fromkeys(models, budgets)}),
+        }
+        made = Manifest(
+            signature=signature,
+            config={},
+            weights_sha256="0" * 64,
+            files={name: FileEntry.of(data) for name, data in files.items()},
+            evidence={name: FileEntry.of(data) for name, data in evidence.items()},
+        )
+        write_directory(directory, {manifest.MANIFEST: made.encode(), **files, **evidence})
+        return directory
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def rehash():
+    """A function that makes a changed artifact's hashes and content id right again, as one who wants to deceive would."""
+    from artifact import manifest
+    from artifact.manifest import FileEntry
+
+    def again(directory):
+        stated = manifest.read_manifest(directory)
+
+        def entries(names):
+            return {name: FileEntry.of((directory / name).read_bytes()) for name in names}
+
+        made = dataclasses.replace(
+            stated, files=entries(stated.files), evidence=entries(stated.evidence), unstable=entries(stated.unstable)
+        )
+        (directory / manifest.MANIFEST).write_bytes(made.encode())
+
+    return again
+
+
+@pytest.fixture(scope="session")
+def rewrite_manifest():
+    """A function that passes the manifest's JSON through another, and makes the content id right again."""
+    from foundation.storage import canonical_json, sha256_bytes
+
+    def rewrite(directory, change):
+        path = directory / "manifest.json"
+        value = json.loads(path.read_bytes())
+        change(value)
+        value["content_id"] = sha256_bytes(canonical_json(value["content"]))
+        path.write_bytes(canonical_json(value))
+
+    return rewrite
