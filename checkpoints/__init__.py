@@ -1,11 +1,11 @@
 """What training leaves behind: recognised by its bytes, read without running its code, matched to a model exactly."""
 
-from .errors import AmbiguousWeights, CheckpointError, KeysDoNotMatch, UnreadableCheckpoint, UnsafeCheckpoint
-from .keys import KeyMatch, match_keys
-from .kinds import Kind, Recognised
-from .read import read
-from .recognise import recognise
-from .weights import Checkpoint, WeightSet, weights_digest
+from checkpoints.errors import AmbiguousWeights, CheckpointError, KeysDoNotMatch, UnreadableCheckpoint, UnsafeCheckpoint
+from checkpoints.keys import KeyMatch, match_keys
+from checkpoints.kinds import Kind, Recognised
+from checkpoints.read import read
+from checkpoints.recognise import recognise
+from checkpoints.weights import Checkpoint, WeightSet, weights_digest
 
 __all__ = [
     "AmbiguousWeights",

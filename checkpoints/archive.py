@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UnreadableCheckpoint, UnsafeCheckpoint
+from checkpoints.errors import UnreadableCheckpoint, UnsafeCheckpoint
 
 LOCAL_HEADER_BYTES = 30
 END_RECORD_BYTES = 22

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .containers import take_apart
-from .errors import UnreadableCheckpoint
-from .kinds import Kind
-from .notices import notices_of
-from .recognise import recognise
-from .refusal import refusal
-from .safetensors_file import load_safetensors
-from .shards import check_shard, read_index
-from .torch_file import load_torch_file
-from .weights import WeightSet, make_weight_set
+from checkpoints.containers import take_apart
+from checkpoints.errors import UnreadableCheckpoint
+from checkpoints.kinds import Kind
+from checkpoints.notices import notices_of
+from checkpoints.recognise import recognise
+from checkpoints.refusal import refusal
+from checkpoints.safetensors_file import load_safetensors
+from checkpoints.shards import check_shard, read_index
+from checkpoints.torch_file import load_torch_file
+from checkpoints.weights import WeightSet, make_weight_set
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from .errors import UnreadableCheckpoint
+from checkpoints.errors import UnreadableCheckpoint
 
 CONFIG_ENTRIES = ("config", "hyper_parameters", "args", "cfg", "hparams", "model_args", "train_args", "opt")
 """Where training scripts keep their settings; the first that is there is the checkpoint's config."""

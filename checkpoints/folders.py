@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .kinds import READ_IT, Kind, Recognised
+from checkpoints.kinds import READ_IT, Kind, Recognised
 
 MAX_NAMES = 10_000
 """A folder with more entries is told by its first ones."""

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from .errors import AmbiguousWeights, KeysDoNotMatch
-from .mismatch import Mismatch, Shape, Shapes, explain
+from checkpoints.errors import AmbiguousWeights, KeysDoNotMatch
+from checkpoints.mismatch import Mismatch, Shape, Shapes, explain
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 """Components that DataParallel and DistributedDataParallel, torch.compile, FSDP, activation checkpointing and DeepSpeed add."""

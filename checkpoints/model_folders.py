@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .checkpoint_files import Parts, read_file
-from .containers import plain
-from .errors import AmbiguousWeights, UnreadableCheckpoint
-from .folders import WEIGHT_FILES
-from .weights import WeightSet
+from checkpoints.checkpoint_files import Parts, read_file
+from checkpoints.containers import plain
+from checkpoints.errors import AmbiguousWeights, UnreadableCheckpoint
+from checkpoints.folders import WEIGHT_FILES
+from checkpoints.weights import WeightSet
 
 ACCELERATE_MODEL = re.compile(r"(model|pytorch_model)(_\d+)?\.(safetensors|bin|safetensors\.index\.json|bin\.index\.json)")
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from .containers import Contents
-from .weights import WeightSet
+from checkpoints.containers import Contents
+from checkpoints.weights import WeightSet
 
 
 def notices_of(path: Path, contents: Contents, sets: Mapping[str, WeightSet]) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, Final, cast
 
-from .allowed import BENIGN_GLOBALS, TORCH_GLOBALS
-from .errors import UnreadableCheckpoint
+from checkpoints.allowed import BENIGN_GLOBALS, TORCH_GLOBALS
+from checkpoints.errors import UnreadableCheckpoint
 
 LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 """The first pickle of every torch.save file from before torch 1.6 (torch/serialization.py, MAGIC_NUMBER)."""

@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from .checkpoint_files import FILE_READERS, Parts
-from .errors import UnreadableCheckpoint
-from .kinds import Kind
-from .model_folders import read_accelerate_folder, read_hf_folder
-from .recognise import recognise
-from .refusal import refusal
-from .weights import Checkpoint
+from checkpoints.checkpoint_files import FILE_READERS, Parts
+from checkpoints.errors import UnreadableCheckpoint
+from checkpoints.kinds import Kind
+from checkpoints.model_folders import read_accelerate_folder, read_hf_folder
+from checkpoints.recognise import recognise
+from checkpoints.refusal import refusal
+from checkpoints.weights import Checkpoint
 
 READERS: Mapping[Kind, Callable[[Path], Parts]] = {
     **FILE_READERS,

@@ -11,11 +11,11 @@ import zipfile
 from itertools import islice
 from pathlib import Path
 
-from .errors import UnreadableCheckpoint
-from .folders import recognise_folder
-from .kinds import WORDS, Kind, Recognised
-from .pickles import LEGACY_MAGIC
-from .siblings import name_sibling
+from checkpoints.errors import UnreadableCheckpoint
+from checkpoints.folders import recognise_folder
+from checkpoints.kinds import WORDS, Kind, Recognised
+from checkpoints.pickles import LEGACY_MAGIC
+from checkpoints.siblings import name_sibling
 
 HEAD_BYTES = 4096
 START_BYTES = 1 << 20

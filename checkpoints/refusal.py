@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
+from checkpoints.errors import CheckpointError, UnreadableCheckpoint, UnsafeCheckpoint
+from checkpoints.kinds import Kind, Recognised
+from checkpoints.pickles import scan_pickle
 from foundation.pt2 import pt2_pickles
-
-from .errors import CheckpointError, UnreadableCheckpoint, UnsafeCheckpoint
-from .kinds import Kind, Recognised
-from .pickles import scan_pickle
 
 UNSAFE_KINDS = frozenset({Kind.PICKLE, Kind.TORCH_TAR, Kind.DCP_FOLDER})
 """Kinds that only an unrestricted unpickler reads."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UnreadableCheckpoint
-from .safetensors_header import SafetensorsHeader, read_header
-from .siblings import name_sibling
+from checkpoints.errors import UnreadableCheckpoint
+from checkpoints.safetensors_header import SafetensorsHeader, read_header
+from checkpoints.siblings import name_sibling
 
 if TYPE_CHECKING:
     import torch

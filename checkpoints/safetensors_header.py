@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UnreadableCheckpoint
+from checkpoints.errors import UnreadableCheckpoint
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit that the format itself sets."""

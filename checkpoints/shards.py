@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import UnreadableCheckpoint, UnsafeCheckpoint
+from checkpoints.errors import UnreadableCheckpoint, UnsafeCheckpoint
 
 MAX_INDEX_BYTES = 100_000_000
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from .errors import CheckpointError
-from .kinds import Kind
-from .safetensors_header import read_header
-from .torch_file import scan_torch_file
+from checkpoints.errors import CheckpointError
+from checkpoints.kinds import Kind
+from checkpoints.safetensors_header import read_header
+from checkpoints.torch_file import scan_torch_file
 
 MAX_TRIED = 20
 """The newest files of the folder are tried, no more: a scan reads every pickle."""

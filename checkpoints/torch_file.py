@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .allowed import stand_ins
-from .archive import check_sums, read_records
-from .errors import UnreadableCheckpoint, UnsafeCheckpoint
-from .kinds import RESAVE, Kind
-from .pickles import LEGACY_MAGIC, PickleScan, Storage, scan_pickle
+from checkpoints.allowed import stand_ins
+from checkpoints.archive import check_sums, read_records
+from checkpoints.errors import UnreadableCheckpoint, UnsafeCheckpoint
+from checkpoints.kinds import RESAVE, Kind
+from checkpoints.pickles import LEGACY_MAGIC, PickleScan, Storage, scan_pickle
 
 LEGACY_PICKLES = 5
 """Magic number, protocol version, system facts, the object, the keys of its storages; the storages' bytes follow."""

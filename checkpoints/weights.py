@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import AmbiguousWeights, KeysDoNotMatch, UnreadableCheckpoint
-from .kinds import Kind
-from .mismatch import nearest
+from checkpoints.errors import AmbiguousWeights, KeysDoNotMatch, UnreadableCheckpoint
+from checkpoints.kinds import Kind
+from checkpoints.mismatch import nearest
 
 if TYPE_CHECKING:
     import torch
