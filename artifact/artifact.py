@@ -52,19 +52,21 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> 
 
     Raises:
         NotAnArtifact: there is no artifact.
-        DamagedArtifact: a file is missing, added, linked or changed.
+        DamagedArtifact: a file is missing, added, linked or changed, or the evidence is not that of this model.
         EngineUnavailable: the artifact has no such format, or its library is not installed.
     """
     directory = Path(path)
     stated = manifest.read_manifest(directory)
     files = verified_files(directory, stated)
     name = _choose(engine, stated, directory)
+    cases = golden.decode(files[manifest.GOLDEN])
+    golden.require_complete(cases, stated.signature)
     return Artifact(
         path=directory,
         manifest=stated,
         engine=load_engine(name, files[MODEL_FILES[name]], stated.signature, EngineOptions(threads)),
-        cases=golden.decode(files[manifest.GOLDEN]),
-        budgets=_budgets(files[manifest.PARITY], directory),
+        cases=cases,
+        budgets=_budgets(files[manifest.PARITY], stated, directory),
     )
 
 
@@ -88,12 +90,11 @@ def _choose(engine: str, stated: Manifest, directory: Path) -> str:
     return engine
 
 
-def _budgets(parity: bytes, directory: Path) -> dict[str, dict[str, float]]:
+def _budgets(parity: bytes, stated: Manifest, directory: Path) -> dict[str, dict[str, float]]:
+    """Every engine's budget for every output."""
+    outputs = [spec.name for spec in stated.signature.outputs]
     try:
         engines = json.loads(parity)["engines"]
-        return {
-            name: {output: float(entry["budget"]) for output, entry in report["outputs"].items()}
-            for name, report in engines.items()
-        }
-    except (ValueError, KeyError, TypeError) as cause:
+        return {name: {out: float(engines[name]["outputs"][out]["budget"]) for out in outputs} for name in stated.formats}
+    except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise DamagedArtifact(f"{directory / manifest.PARITY} states no budgets: {cause!r}") from cause

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from artifact.engines import Engine
-from artifact.errors import GoldenMismatch
+from artifact.errors import DamagedArtifact, GoldenMismatch, InvalidInput
 from artifact.signature import Signature
 
 Arrays = Mapping[str, np.ndarray]
@@ -56,11 +57,11 @@ class Replay:
 def scaled_error(actual: np.ndarray, reference: np.ndarray) -> float:
     """`max|actual - reference| / max(1, max|reference|)`: the error measure of all parity.
 
-    Infinite if the shapes differ or an actual value is not finite.
+    Infinite if the shapes differ or a value of either is not finite.
 
     Scaled, because an absolute bound means nothing for large outputs and a relative one nothing near zero.
     """
-    if actual.shape != reference.shape or not np.isfinite(actual).all():
+    if actual.shape != reference.shape or not (np.isfinite(actual).all() and np.isfinite(reference).all()):
         return float("inf")
     if actual.size == 0:
         return 0.0
@@ -87,24 +88,51 @@ class _Parts:
 
 
 def decode(data: bytes) -> tuple[GoldenCase, ...]:
-    """The inverse of `encode`, in the order of the cases' names."""
+    """The inverse of `encode`, in the order of the cases' names.
+
+    Raises:
+        DamagedArtifact: the bytes are not those of golden cases.
+    """
     cases: dict[str, _Parts] = {}
-    for key, array in sorted(safetensors.numpy.load(data).items()):
-        case, role, *rest = key.split("/")
-        parts = cases.setdefault(case, _Parts())
-        if role == "output":
-            engine, name = rest
-            parts.outputs.setdefault(engine, {})[name] = array
-        else:
-            getattr(parts, {"input": "inputs", "reference": "reference"}[role])[rest[0]] = array
+    try:
+        for key, array in sorted(safetensors.numpy.load(data).items()):
+            case, role, *rest = key.split("/")
+            parts = cases.setdefault(case, _Parts())
+            if role == "output":
+                engine, name = rest
+                parts.outputs.setdefault(engine, {})[name] = array
+            else:
+                (name,) = rest
+                getattr(parts, {"input": "inputs", "reference": "reference"}[role])[name] = array
+    except (safetensors.SafetensorError, ValueError, KeyError) as cause:
+        raise DamagedArtifact(f"the golden cases cannot be read: {cause!r}") from cause
     return tuple(GoldenCase(name, parts.inputs, parts.outputs, parts.reference) for name, parts in cases.items())
+
+
+def require_complete(cases: Sequence[GoldenCase], signature: Signature) -> None:
+    """Raises DamagedArtifact if there is no case, or one lacks what a replay needs: nothing would be proven by it."""
+    if not cases:
+        raise DamagedArtifact("there are no golden cases, so nothing proves the numbers; export again")
+    outputs = {spec.name for spec in signature.outputs}
+    for case in cases:
+        try:
+            signature.validate(case.inputs)
+        except InvalidInput as cause:
+            raise DamagedArtifact(f"golden case {case.name} is not one of this model: {cause}") from cause
+        for recorded in (case.reference, *case.outputs.values()):
+            if recorded.keys() != outputs:
+                raise DamagedArtifact(
+                    f"golden case {case.name} records {', '.join(sorted(recorded)) or 'nothing'}; "
+                    f"the signature says {', '.join(sorted(outputs))}"
+                )
 
 
 def replay(engine: Engine, signature: Signature, cases: Sequence[GoldenCase], budgets: Budgets) -> list[Replay]:
     """Runs every case as recorded, and tiled to the largest batch; `budgets` are this engine's, by output.
 
     An answer may differ from what this same engine gave at export by 1e-6, scaled, or by the output's recorded budget if that
-    is larger. Cases that this engine did not answer at export are compared with the float64 reference within the budget.
+    is larger; integers and booleans by their budget alone, which is 0. Cases that this engine did not answer at export are
+    compared with the float64 reference within the budget.
     """
     results = [result for case in cases for result in _compare(engine, [case], dict(case.inputs), None, budgets)]
     batch = signature.batch_dim
@@ -163,7 +191,7 @@ def _compare(
                 rows=rows,
                 tiled=tiled_to is not None,
                 error=scaled_error(actual, expected),
-                tolerance=max(SAME_ENGINE_BUDGET, budgets[name]),
+                tolerance=max(SAME_ENGINE_BUDGET, budgets[name]) if actual.dtype.kind == "f" else budgets[name],
                 bit_equal=actual.dtype == expected.dtype and np.array_equal(actual, expected),
             )
         )

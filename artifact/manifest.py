@@ -112,12 +112,13 @@ def decode(data: bytes, where: Path) -> Manifest:
             evidence=_entries(value["evidence"]),
             unstable=_entries(value["unstable"]),
         )
-        stated = value["content_id"]
-    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        _require_whole(manifest)
+        stated, actual = value["content_id"], manifest.content_id
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as cause:
         raise NotAnArtifact(f"{where / MANIFEST} is not a manifest: {cause!r}") from cause
-    if manifest.content_id != stated:
+    if actual != stated:
         raise DamagedArtifact(
-            f"{where / MANIFEST} was changed: its content hashes to {manifest.content_id}, it states {stated}; "
+            f"{where / MANIFEST} was changed: its content hashes to {actual}, it states {stated}; "
             "take the artifact from where it was exported again"
         )
     return manifest
@@ -128,10 +129,12 @@ def read_manifest(directory: Path) -> Manifest:
 
     Raises:
         NotAnArtifact: there is none, or none of this schema.
-        DamagedArtifact: its content is not that of its content id.
+        DamagedArtifact: its content is not that of its content id, or it is a link.
     """
+    path = directory / MANIFEST
     try:
-        data = (directory / MANIFEST).read_bytes()
+        _require_regular(path)
+        data = path.read_bytes()
     except OSError as cause:
         raise NotAnArtifact(
             f"{directory} has no readable {MANIFEST}: an artifact is a directory <name>/<version> that export wrote"
@@ -146,10 +149,14 @@ def check_listing(directory: Path, manifest: Manifest) -> None:
         if name not in found:
             raise DamagedArtifact(f"{directory} lacks {name}, which the manifest lists; copy the artifact whole")
     for name, path in sorted(found.items()):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise DamagedArtifact(f"{path} is not a regular file (a link or a directory); an artifact holds regular files only")
+        _require_regular(path)
         if name not in manifest.listed and name not in UNLISTED:
             raise DamagedArtifact(f"{path} is not listed in the manifest; an artifact holds what export wrote and nothing else")
+
+
+def _require_regular(path: Path) -> None:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise DamagedArtifact(f"{path} is not a regular file (a link or a directory); an artifact holds regular files only")
 
 
 def read_listed(directory: Path, name: str, entry: FileEntry) -> bytes:
@@ -169,6 +176,15 @@ def read_listed(directory: Path, name: str, entry: FileEntry) -> bytes:
             f"the manifest says {entry.size} bytes with {entry.sha256}; take the artifact from where it was exported again"
         )
     return data
+
+
+def _require_whole(manifest: Manifest) -> None:
+    """Raises ValueError where a file is listed twice (which of the hashes would hold?) or none that every artifact has."""
+    sections = (manifest.files, manifest.evidence, manifest.unstable)
+    if len(manifest.listed) < sum(len(section) for section in sections):
+        raise ValueError("a file is listed twice")
+    if not manifest.formats or not {GOLDEN, PARITY} <= manifest.evidence.keys():
+        raise ValueError(f"it lists no model file, no {GOLDEN} or no {PARITY}")
 
 
 def _entries(value: Mapping[str, Any]) -> dict[str, FileEntry]:

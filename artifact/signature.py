@@ -4,6 +4,8 @@ It is what export proved and what the server accepts. A dimension is a fixed siz
 has one size in a request, wherever it stands.
 """
 
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,11 +65,14 @@ class TensorSpec:
     def from_json(cls, entry: Mapping[str, Any]) -> "TensorSpec":
         """The inverse of `to_json`."""
         bounds = entry.get("range")
+        if bounds is not None:
+            low, high = bounds
+            bounds = (low, high)
         return cls(
             name=entry["name"],
             dtype=entry["dtype"],
             shape=tuple(entry["shape"]),
-            range=None if bounds is None else (bounds[0], bounds[1]),
+            range=bounds,
             labels=entry.get("labels"),
         )
 
@@ -138,12 +143,18 @@ class Signature:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Signature":
-        """The inverse of `to_json`."""
-        return cls(
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is no signature that export writes.
+        """
+        signature = cls(
             inputs=tuple(TensorSpec.from_json(spec) for spec in entry["inputs"]),
             outputs=tuple(TensorSpec.from_json(spec) for spec in entry["outputs"]),
             dims={name: Dim(**dim) for name, dim in entry["dims"].items()},
         )
+        _require_well_formed(signature)
+        return signature
 
 
 def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
@@ -151,10 +162,47 @@ def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
         return
     low, high = spec.range
     smallest, largest = array.min(), array.max()
-    if low <= smallest and largest <= high:  # false for NaN too
+    # `item` gives Python's own numbers, which compare exactly: NumPy rounds the bound to the array's dtype, or not, by version.
+    reaches_low = smallest.item() >= _nearest(low, spec.dtype)  # false for NaN too
+    if reaches_low and largest.item() <= _nearest(high, spec.dtype):
         return
-    outside = smallest if not smallest >= low else largest
+    outside = largest if reaches_low else smallest
     raise InvalidInput(f'input "{spec.name}" holds {outside}; the signature allows {low} to {high}')
+
+
+@functools.cache
+def _nearest(bound: float, dtype: str) -> float:
+    """The bound as the dtype can hold it, for a client who sends the bound itself: 0.1 is a little more in float32."""
+    if not dtype.startswith("float"):
+        return bound
+    limits = np.finfo(dtype)
+    return float(DTYPES[dtype].type(min(max(bound, float(limits.min)), float(limits.max))))
+
+
+def _require_well_formed(signature: Signature) -> None:
+    """Raises ValueError where the parts are not of their kinds, or do not fit together."""
+    for name, dim in signature.dims.items():
+        opt = dim.min if dim.opt is None else dim.opt
+        if not all(_is_size(size) for size in (dim.min, dim.max, dim.multiple, opt)) or not dim.min <= opt <= dim.max:
+            raise ValueError(f"dimension {name!r} has no sizes: {dim!r}")
+    specs = (*signature.inputs, *signature.outputs)
+    if not signature.inputs or not signature.outputs or len({spec.name for spec in specs}) < len(specs):
+        raise ValueError("there are no inputs, no outputs, or two of one name")
+    for spec in specs:
+        if not isinstance(spec.name, str) or spec.dtype not in DTYPES:
+            raise ValueError(f"tensor {spec.name!r} has dtype {spec.dtype!r}")
+        if not all(dim in signature.dims if isinstance(dim, str) else _is_size(dim) for dim in spec.shape):
+            raise ValueError(f"tensor {spec.name!r} has shape {spec.shape!r}")
+        if spec.range is not None and not all(_is_finite(bound) for bound in spec.range):
+            raise ValueError(f"tensor {spec.name!r} has range {spec.range!r}")
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in {int, float} and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _shape_text(shape: tuple[int | str, ...]) -> str:

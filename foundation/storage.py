@@ -1,6 +1,8 @@
 """Files that are either whole or not there: hashed, fsynced, renamed into place."""
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -72,30 +74,46 @@ def fsync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary_directory(target: Path) -> Iterator[Path]:
-    own = f"{TEMPORARY_PREFIX}{target.name}-{os.getpid()}-"
+    """A new directory that this write holds locked, so that no other takes it for abandoned; gone at the end, unless renamed."""
     _remove_abandoned(target)
-    temporary = target.parent / f"{own}{secrets.token_hex(4)}"
-    temporary.mkdir()
+    temporary, descriptor = _locked_directory(target)
     try:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_directory(target: Path) -> tuple[Path, int]:
+    while True:
+        temporary = target.parent / f"{TEMPORARY_PREFIX}{target.name}-{secrets.token_hex(8)}"
+        temporary.mkdir()
+        with contextlib.suppress(FileNotFoundError):  # another write removed it before it was locked
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+            _lock(descriptor, fcntl.LOCK_EX)
+            if temporary.exists():
+                return temporary, descriptor
+            os.close(descriptor)
 
 
 def _remove_abandoned(target: Path) -> None:
-    for path in target.parent.glob(f"{TEMPORARY_PREFIX}{target.name}-*"):
-        pid = path.name.split("-")[-2]
-        if pid.isdigit() and not _is_running(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
+    """Removes what killed writes left: nobody holds its lock, which the kernel lets go with the process that held it."""
+    for path in target.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(target.name)}-*"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
-def _is_running(pid: int) -> bool:
+def _lock(descriptor: int, operation: int) -> bool:
+    """Whether the lock was got. Where the file system has no locks (some of NFS), nobody gets one, and nothing is removed."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        fcntl.flock(descriptor, operation)
+    except OSError:
         return False
-    except PermissionError:
-        return True
     return True
 
 

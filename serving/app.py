@@ -1,19 +1,25 @@
 """The FastAPI application: routes, lifespan, and the only place where an error becomes an HTTP status."""
 
 import contextlib
+import http
+import logging
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from artifact.errors import InvalidInput
 from foundation.errors import StateserveError
-from serving.errors import BodyTooLarge, ServingError
+from serving.errors import BadRequest, BodyTooLarge, ServingError
 from serving.protocols import predictions
 from serving.repository import Repository, load_repository
 from serving.settings import Settings
+
+log = logging.getLogger("stateserve")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -30,7 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_api_route("/v2/health/live", live, methods=["GET"], summary="Whether the process answers")
     app.add_api_route("/v2/health/ready", ready, methods=["GET"], summary="Whether every model passed its golden cases")
     app.add_api_route("/predictions/{model}", predict, methods=["POST"], summary="Ask a model")
-    app.add_exception_handler(StateserveError, on_error)
+    for kind in (StateserveError, HTTPException, Exception):
+        app.add_exception_handler(kind, on_error)
     return app
 
 
@@ -64,11 +71,30 @@ async def predict(model: str, request: Request) -> Response:
     return Response(predictions.encode(served.name, served.version, outputs), media_type="application/json")
 
 
-async def on_error(_: Request, error: Exception) -> JSONResponse:
-    """TorchServe's error body. What the client did wrong is told in full; what failed here is told by kind."""
-    status = 400 if isinstance(error, InvalidInput) else error.status if isinstance(error, ServingError) else 500
-    message = str(error) if status != 500 else f"{type(error).__name__}: the server failed; its log says more"
-    return JSONResponse({"code": status, "type": type(error).__name__, "message": message}, status)
+async def on_error(request: Request, error: Exception) -> JSONResponse:
+    """`{"error"}` below /v2, TorchServe's `{"code", "type", "message"}` elsewhere.
+
+    What the client did wrong is told in full; what failed here is told by kind, and in full in the log.
+    """
+    status, kind, headers = _status(error), type(error).__name__, None
+    message = str(error)
+    if isinstance(error, HTTPException):  # the framework's own: no such route, or not with this method
+        kind, headers = http.HTTPStatus(status).phrase.title().replace(" ", ""), error.headers
+        message = f"{request.method} {request.url.path}: {error.detail}"
+    if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        message = f"{kind}: the server failed; its log says more"
+    if request.url.path.startswith("/v2"):
+        return JSONResponse({"error": message}, status, headers)
+    return JSONResponse({"code": status, "type": kind, "message": message}, status, headers)
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, InvalidInput):
+        return 400
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return error.status if isinstance(error, ServingError) else 500
 
 
 def _repository(request: Request) -> Repository:
@@ -76,12 +102,19 @@ def _repository(request: Request) -> Repository:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, which is never held beyond `max_body_bytes`."""
+    """The body, which is never held beyond `max_body_bytes`, and not read at all where it says that it is larger."""
     limit = request.app.state.settings.max_body_bytes
+    too_large = BodyTooLarge(f"the body has more than {limit} bytes (setting max_body_bytes)")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"the body has more than {limit} bytes (setting max_body_bytes)")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            chunks.append(chunk)
+    except ClientDisconnect as cause:
+        raise BadRequest("the client left before its body was whole") from cause
     return b"".join(chunks)

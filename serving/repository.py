@@ -1,11 +1,14 @@
 """The model repository: `<name>/<version>/` on disk, the newest version of each model in memory."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.errors import ModelNotFound
 from serving.model import ServedModel, load_model
+
+_VERSION = re.compile(r"[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def newest_versions(root: Path) -> Iterator[tuple[str, int, Path]]:
     for model in (
         sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []
     ):
-        versions = {int(path.name): path for path in model.iterdir() if path.name.isdecimal() and path.name[0] != "0"}
+        versions = {int(path.name): path for path in model.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir()}
         if versions:
             newest = max(versions)
             yield model.name, newest, versions[newest]

@@ -22,7 +22,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
     threads: Annotated[int, Field(ge=1)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 << 20
-    drain_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    drain_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
 
 
 def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:

@@ -11,12 +11,17 @@ from artifact.signature import Signature
 
 _SEVERITY_ERROR = 3
 
+_NO_FOLDER = "/dev/null"
+"""Where ONNX Runtime is told to look for external data: below a file that is no folder, nothing can be opened.
+
+Untold, it opens what the model names in the current directory, or above it, and the file's bytes were never hashed.
+"""
+
 
 class OnnxEngine:
     """An ONNX Runtime session on the CPU.
 
-    It is made from bytes, not from a path: what was hashed is what runs, and ONNX Runtime then opens no other file (external
-    data is refused).
+    It is made from bytes, not from a path: what was hashed is what runs. External data is refused: see `_NO_FOLDER`.
     """
 
     name = "onnx"
@@ -28,6 +33,7 @@ class OnnxEngine:
             settings.intra_op_num_threads = options.threads
         # A spinning pool burns every core of a shared machine between requests.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
         try:
             self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         except Exception as cause:  # ONNX Runtime's errors share no base class below Exception

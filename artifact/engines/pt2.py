@@ -1,13 +1,14 @@
 """PyTorch's exported program (.pt2). Its loader would unpickle what the archive asks for, so the archive is scanned first."""
 
 import io
+import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from artifact.engines import EngineOptions
-from artifact.engines.tensors import named_outputs
+from artifact.engines.tensors import copied_tensors, named_outputs
 from artifact.errors import EngineFailed, EngineUnavailable
 from artifact.signature import Signature
 from foundation.pt2 import pt2_pickles
@@ -21,7 +22,10 @@ class Pt2Engine:
     def __init__(self, model: bytes, signature: Signature, options: EngineOptions) -> None:
         self._inputs = [spec.name for spec in signature.inputs]
         self._outputs = [spec.name for spec in signature.outputs]
-        pickles = pt2_pickles(io.BytesIO(model))
+        try:
+            pickles = pt2_pickles(io.BytesIO(model))
+        except zipfile.BadZipFile as cause:
+            raise EngineUnavailable(f"model.pt2 is not a zip archive, as every .pt2 is: {cause}") from cause
         if pickles:
             raise EngineUnavailable(f"model.pt2 holds pickled data, which would run code when loaded: {', '.join(pickles)}")
         if options.threads is not None:
@@ -33,7 +37,7 @@ class Pt2Engine:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
-        arguments = [torch.from_numpy(inputs[name]) for name in self._inputs]
+        arguments = copied_tensors(inputs, self._inputs)
         try:
             with torch.inference_mode():
                 answer = self._program(*arguments)

@@ -1,11 +1,16 @@
-"""PyTorch's answers as named arrays."""
+"""Named arrays as PyTorch's tensors, and its answers as named arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from artifact.errors import EngineFailed
+
+
+def copied_tensors(inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> list[torch.Tensor]:
+    """The inputs in the given order, copied: a program may write into its own, and an array may be read-only or a view."""
+    return [torch.from_numpy(np.array(inputs[name], order="C")) for name in names]
 
 
 def named_outputs(answer: object, names: Sequence[str]) -> dict[str, np.ndarray]:

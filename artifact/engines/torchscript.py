@@ -9,7 +9,7 @@ import torch
 from torch.jit._fuser import optimized_execution
 
 from artifact.engines import EngineOptions
-from artifact.engines.tensors import named_outputs
+from artifact.engines.tensors import copied_tensors, named_outputs
 from artifact.errors import EngineFailed, EngineUnavailable
 from artifact.signature import Signature
 
@@ -38,7 +38,7 @@ class TorchScriptEngine:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See `Engine.run`."""
-        arguments = [torch.from_numpy(inputs[name]) for name in self._inputs]
+        arguments = copied_tensors(inputs, self._inputs)
         try:
             # Without the optimising executor every run takes the same path. With it, the first runs of each shape are profiled
             # and later ones are compiled anew: slower where shapes vary, and other bits than those that were proven.

@@ -25,7 +25,8 @@ def decode(body: bytes, signature: Signature) -> dict[str, np.ndarray]:
     if not isinstance(value, dict) or not isinstance(value.get("inputs"), dict):
         raise BadRequest('the body is not of the form {"inputs": {name: nested lists}}')
     specs = {spec.name: spec for spec in signature.inputs}
-    return {name: _array(specs.get(name), name, data) for name, data in value["inputs"].items()}
+    booleans = b"true" in body or b"false" in body
+    return {name: _array(specs.get(name), name, data, booleans=booleans) for name, data in value["inputs"].items()}
 
 
 def encode(model: str, version: int, outputs: dict[str, np.ndarray]) -> bytes:
@@ -38,7 +39,8 @@ def encode(model: str, version: int, outputs: dict[str, np.ndarray]) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _array(spec: TensorSpec | None, name: str, data: Any) -> np.ndarray:
+def _array(spec: TensorSpec | None, name: str, data: Any, *, booleans: bool) -> np.ndarray:
+    """`booleans`: some value of the body may be one. NumPy takes those that stand among numbers for 0 and 1, without a word."""
     try:
         array = np.asarray(data)
     except ValueError as cause:
@@ -49,13 +51,17 @@ def _array(spec: TensorSpec | None, name: str, data: Any) -> np.ndarray:
     if array.size == 0 and array.dtype == np.float64:
         return array.astype(dtype)  # NumPy's dtype for an empty list
     allowed = {"f": "iuf", "b": "b"}.get(dtype.kind, "iu")
-    if array.dtype.kind not in allowed:
+    if array.dtype.kind not in allowed or (booleans and allowed != "b" and _holds_boolean(data)):
         raise BadRequest(f'input "{name}" holds values that are not {spec.dtype}')
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
     if not _kept(array, converted):
         raise BadRequest(f'input "{name}" holds a value that {spec.dtype} cannot hold')
     return converted
+
+
+def _holds_boolean(data: Any) -> bool:
+    return any(_holds_boolean(item) for item in data) if isinstance(data, list) else isinstance(data, bool)
 
 
 def _kept(array: np.ndarray, converted: np.ndarray) -> bool:
@@ -66,4 +72,4 @@ def _kept(array: np.ndarray, converted: np.ndarray) -> bool:
 
 
 def _plain(array: np.ndarray) -> Any:
-    return np.ascontiguousarray(array) if array.dtype != np.float16 else array.tolist()
+    return array.tolist() if array.dtype == np.float16 or array.ndim == 0 else np.ascontiguousarray(array)

@@ -1,0 +1,82 @@
+"""The machine's facts say what the numbers depend on, and nothing about who ran it where."""
+
+import getpass
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from foundation import environment as facts
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_what_is_recorded():
+    """Python, system, processor, cores, versions, and the variables that choose kernels."""
+    found = facts.environment()
+
+    assert list(found) == ["python", "system", "cpu", "isa", "cores", "packages", "variables"]
+    assert found["cores"] >= 1
+    assert found["packages"]["numpy"] == __import__("numpy").__version__
+    json.dumps(found)
+
+
+def test_no_path_no_host_no_user(monkeypatch):
+    """No absolute path, host name or user name is in it, whatever the environment's other variables say."""
+    monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    found = facts.environment()
+    text = json.dumps(found)
+
+    assert found["variables"]["OMP_NUM_THREADS"] == "2"
+    assert not re.search(r'(?:"|\s)/\w', text)
+    assert str(Path.home()) not in text
+    for name in {socket.gethostname(), getpass.getuser(), "s3cr3t"}:
+        assert not re.search(rf"\b{re.escape(name)}\b", text), name
+
+
+def test_cores_are_those_of_the_affinity():
+    """A process that is bound to one core says one."""
+    code = (
+        "import os; from foundation.environment import cores\n"
+        "before = cores(); os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(before, cores())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    before, after = map(int, done.stdout.split())
+
+    assert before == facts.cores()
+    assert after == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"/sys/fs/cgroup/cpu.max": "250000 100000\n"}, 2),
+        ({"/sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ({"/sys/fs/cgroup/cpu.max": "max 100000\n"}, 8),
+        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000\n", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"/sys/fs/cgroup/cpu.max": ""}, 8),
+        ({}, 8),
+    ],
+)
+def test_the_cgroups_quota(monkeypatch, files, expected):
+    """A container's quota counts, rounded down but never to none; without one the affinity holds."""
+
+    def read_text(path, *_, **__):
+        if str(path) not in files:
+            raise FileNotFoundError(str(path))
+        return files[str(path)]
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(Path, "read_text", read_text)
+
+    assert facts.cores() == expected
