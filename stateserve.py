@@ -1,6 +1,8 @@
 """The `stateserve` command: the rooms' commands under one name. A room is imported when its command runs, not before."""
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +34,8 @@ def inspect(
     with exit_codes(as_json=as_json):
         from export import inspect as inspection
 
-        found = inspection.inspect(path, config, tuple(plugin or ()))
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is not our answer
+            found = inspection.inspect(path, config, tuple(plugin or ()))
         _print(inspection.to_json(found) if as_json else inspection.to_text(found))
     raise typer.Exit(0 if found.error is None else found.error.exit_code)
 
@@ -60,7 +63,8 @@ def check(
             from export.rebuild import rebuild as run_rebuild
             from export.report import Silent
 
-            report["rebuilt_content_id"] = run_rebuild(artifact, ckpt, tuple(plugin or ()), Silent())
+            with contextlib.redirect_stdout(sys.stderr):  # see above
+                report["rebuilt_content_id"] = run_rebuild(artifact, ckpt, tuple(plugin or ()), Silent())
         _print(report if as_json else _check_text(report))
 
 

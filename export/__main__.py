@@ -3,7 +3,9 @@
 What a person reads goes to stderr. The last line of stdout is the artifact's path; with --json, stdout is one JSON object.
 """
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,13 +46,14 @@ def export(
     7 the model cannot be captured as declared, 8 the numbers disagree, 9 writing failed.
     """
     with exit_codes(as_json=as_json):
+        from export.errors import ConfigError
         from export.run import ExportRequest  # torch is heavy: --help does not wait for it
 
         if schema:
             _print_schema(tuple(plugin or ()))
             return
         if ckpt is None:
-            raise typer.BadParameter("say which checkpoint to export", param_hint="--ckpt")
+            raise ConfigError("--ckpt is missing: say which checkpoint to export")
         request = ExportRequest(
             checkpoint=ckpt,
             config=config,
@@ -73,7 +76,8 @@ def _run(request: Any, *, plan: bool, as_json: bool) -> None:
     console = Console(stderr=True)
     progress = report.Silent() if as_json else report.Steps(console)
     if plan:
-        prepared = prepare(request, progress)
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is not our answer
+            prepared = prepare(request, progress)
         if as_json:
             print(
                 json.dumps({"plan": prepared.config.resolved(), "rewrite": prepared.loaded.rewrite, "formats": prepared.formats})
@@ -81,7 +85,8 @@ def _run(request: Any, *, plan: bool, as_json: bool) -> None:
         else:
             report.print_plan(console, prepared)
         return
-    exported = run_export(request, progress)
+    with contextlib.redirect_stdout(sys.stderr):  # nor what forward prints
+        exported = run_export(request, progress)
     if as_json:
         print(json.dumps(report.to_json(exported)))
     else:
@@ -93,8 +98,9 @@ def _print_schema(plugins: tuple[str, ...]) -> None:
     import model_defs
     from export.config import json_schema
 
-    for plugin in plugins:
-        model_defs.load_plugin(plugin)
+    with contextlib.redirect_stdout(sys.stderr):
+        for plugin in plugins:
+            model_defs.load_plugin(plugin)
     print(json.dumps(json_schema(), indent=2))
 
 
@@ -102,13 +108,12 @@ def _checked_name(name: str | None) -> str | None:
     from pydantic import TypeAdapter, ValidationError
 
     from export.config import ArtifactName
+    from export.errors import ConfigError
 
     try:
         return name if name is None else TypeAdapter(ArtifactName).validate_python(name)
     except ValidationError as cause:
-        raise typer.BadParameter(
-            f"{name!r} is not letters, digits, '.', '_' and '-' (at most 128)", param_hint="--name"
-        ) from cause
+        raise ConfigError(f"--name {name!r} is not letters, digits, '.', '_' and '-' (at most 128)") from cause
 
 
 if __name__ == "__main__":

@@ -12,6 +12,15 @@ SEED = 0
 """What is not in the checkpoint (buffers that are not saved) comes out of the constructor: it must be the same every time."""
 
 
+def resolved_params(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of a registered model, defaults filled in.
+
+    Raises:
+        UnknownModel: no model is registered under this name.
+    """
+    return model_defs.definition(name).params.model_validate(dict(params)).model_dump()
+
+
 def build_model(name: str, params: Mapping[str, Any]) -> nn.Module:
     """The registered model, built under a fixed seed, in eval mode, without gradients; the caller's random state is untouched.
 

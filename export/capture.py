@@ -54,7 +54,8 @@ def bind_inputs(model: nn.Module, config: Config) -> Signature:
     order = tuple(name for name in named if name in config.inputs)
     if not required <= set(config.inputs) or set(order) != set(config.inputs) or order != tuple(named[: len(order)]):
         raise CaptureFailed(
-            f"forward of {type(model).__name__} takes {', '.join(named)}; the config's inputs are {', '.join(config.inputs)}. "
+            f"forward of {type(model).__name__} takes {', '.join(named) or 'nothing by position'}; "
+            f"the config's inputs are {', '.join(config.inputs)}. "
             "Name the inputs as forward does"
         )
     return config.signature(order)
@@ -123,7 +124,27 @@ def _require_ranges(program: ExportedProgram, signature: Signature) -> None:
                 raise CaptureFailed(f"{dim} stands for two independent sizes in the captured program; give them two names")
 
 
+def _require_plain_outputs(program: ExportedProgram, signature: Signature) -> None:
+    """What forward gives must be a tensor, or a flat tuple or list of them, since engines know outputs by their order alone."""
+    spec = program.call_spec.out_spec
+    declared = [output.name for output in signature.outputs]
+    if spec is None or spec.is_leaf():
+        return
+    if spec.type is dict or not all(child.is_leaf() for child in spec.children()):
+        kind = "a dict" if spec.type is dict else "a nested structure"
+        raise CaptureFailed(
+            f"forward gives {kind}; return a tuple of tensors in the order of the config's outputs: {', '.join(declared)}"
+        )
+    fields = getattr(spec.context, "_fields", None)  # of a named tuple
+    if fields is not None and list(fields) != declared:
+        raise CaptureFailed(
+            f"forward gives {spec.context.__name__}({', '.join(fields)}); the config's outputs are {', '.join(declared)}. "
+            "Name the outputs as forward does, in its order"
+        )
+
+
 def _require_outputs(program: ExportedProgram, signature: Signature) -> None:
+    _require_plain_outputs(program, signature)
     values = list(_values(program, program.graph_signature.user_outputs))
     if len(values) != len(signature.outputs):
         raise CaptureFailed(
@@ -133,14 +154,22 @@ def _require_outputs(program: ExportedProgram, signature: Signature) -> None:
     sizes = _named_sizes(program, signature)
     for spec, value in zip(signature.outputs, values, strict=True):
         if not isinstance(value, torch.Tensor):
-            raise CaptureFailed(f"output {spec.name} is {type(value).__name__} in the captured program, not a tensor")
+            kind = type(value).__name__
+            raise CaptureFailed(
+                f"output {spec.name} is {kind} in the captured program, not a tensor; leave it out of forward's answer"
+            )
         dtype = str(value.dtype).removeprefix("torch.")
         if dtype != spec.dtype:
-            raise CaptureFailed(f"output {spec.name} is declared {spec.dtype}; forward gives {dtype}")
+            raise CaptureFailed(
+                f"output {spec.name} is declared {spec.dtype}; forward gives {dtype}. Declare that, or convert in forward"
+            )
         shape = [sizes.get(str(getattr(getattr(size, "node", None), "expr", size)), str(size)) for size in value.shape]
         declared = [_static(dim, signature) for dim in spec.shape]
         if shape != declared:
-            raise CaptureFailed(f"output {spec.name} is declared [{', '.join(declared)}]; forward gives [{', '.join(shape)}]")
+            raise CaptureFailed(
+                f"output {spec.name} is declared [{', '.join(declared)}]; forward gives [{', '.join(shape)}]. "
+                "Declare that shape, or change forward"
+            )
 
 
 def _static(dim: int | str, signature: Signature) -> str:
@@ -200,5 +229,6 @@ def _explain(cause: Exception, model: nn.Module, signature: Signature, sample: M
     first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     return (
         f"{name} cannot be captured by torch.export with {shapes} (declared: {declared or 'no named dims'}): "
-        f"{type(cause).__name__}: {first[:400]}. forward must run on these shapes without branching on values of tensors"
+        f"{type(cause).__name__}: {first[:400].rstrip('. ')}. "
+        "forward must run on these shapes without branching on values of tensors"
     )

@@ -66,10 +66,10 @@ def golden_candidates(signature: Signature) -> list[Case]:
 
 
 def sample_inputs(signature: Signature) -> Arrays:
-    """The inputs that the model is captured with: sizes of at least 2 (PyTorch treats 1 as a constant), no two alike."""
+    """The inputs that the model is captured with: sizes of at least 2 steps (PyTorch treats 1 as a constant), no two alike."""
     sizes: dict[str, int] = {}
     for name, dim in signature.dims.items():
-        allowed = [size for size in range(dim.min, dim.max + 1, dim.multiple) if size > 1] or [dim.max]
+        allowed = [size for size in range(dim.min, dim.max + 1, dim.multiple) if size > dim.multiple] or [dim.max]
         fixed = {size for spec in signature.inputs for size in spec.shape if isinstance(size, int)}
         distinct = [size for size in allowed[:64] if size not in sizes.values() and size not in fixed]
         sizes[name] = (distinct or allowed)[0]
@@ -80,6 +80,11 @@ def tensors(inputs: Mapping[str, np.ndarray], signature: Signature, dtype: torch
     """The inputs in the signature's order; floating-point ones in `dtype`, if given. The arrays' memory is never shared."""
     made = [torch.from_numpy(inputs[spec.name].copy()) for spec in signature.inputs]
     return [tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor for tensor in made]
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """A tensor's values as they lie in memory, row by row, of any dtype: NumPy has no bfloat16."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def edge_sizes(dim: Dim) -> list[int]:

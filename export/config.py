@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 import model_defs
 from artifact.signature import Dim, Signature, TensorSpec
 from export.errors import ConfigError
-from export.yaml_document import Document, read_yaml
+from export.yaml_document import CoreDumper, Document, read_yaml
 from export.yaml_document import Path as DataPath
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -68,6 +69,10 @@ class InputSection(_Section):
             raise ValueError(f"range [{low}, {high}] is empty: low is above high")
         if integer and not (low.is_integer() and high.is_integer()):
             raise ValueError(f"range [{low}, {high}] of an {self.dtype} input must hold whole numbers")
+        info = np.iinfo(self.dtype) if integer else np.finfo(self.dtype)
+        least, most = (info.min, info.max) if integer else (float(info.min), float(info.max))
+        if not least <= low <= high <= most:
+            raise ValueError(f"range [{low:g}, {high:g}] is beyond {self.dtype}, which holds {least:g} to {most:g}")
         return self
 
 
@@ -199,7 +204,7 @@ def parse_config(document: Document) -> Config:
 def to_yaml(config: Config) -> bytes:
     """The config as YAML, defaults filled in; what is not set is left out."""
     data = config.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None).encode()
+    return yaml.dump(data, Dumper=CoreDumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None).encode()
 
 
 def json_schema() -> dict[str, Any]:

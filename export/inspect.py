@@ -8,7 +8,7 @@ from typing import Any
 import model_defs
 from artifact.manifest import MANIFEST
 from checkpoints import Checkpoint, Recognised, WeightSet, read, recognise
-from export.build import build_model
+from export.build import build_model, resolved_params
 from export.find_config import find_config, matching_models
 from export.strict import load_strictly
 from foundation.errors import StateserveError
@@ -101,7 +101,8 @@ def _would_load(checkpoint: Checkpoint, config: Path | None) -> dict[str, Any]:
     section = found.config.model
     model = build_model(section.name, section.params)
     weights = checkpoint.select(found.config.weights.select)
-    loaded = load_strictly(model, weights, found.config.weights.ignore, section.params, checkpoint.path.name)
+    params = resolved_params(section.name, section.params)
+    loaded = load_strictly(model, weights, found.config.weights.ignore, params, checkpoint.path.name)
     return {
         "config": found.source,
         "model": section.name,

@@ -13,6 +13,7 @@ from onnxscript import optimizer
 
 from artifact.signature import Signature
 from export.capture import Captured
+from export.cases import tensor_bytes
 from export.errors import CaptureFailed, ParityFailed
 
 OPSET = 18
@@ -34,8 +35,9 @@ def lower_onnx(captured: Captured) -> bytes:
                 captured.program, (), dynamo=True, opset_version=OPSET, external_data=False, optimize=False, verbose=False
             )
         except Exception as cause:  # the exporter raises whatever its parts raise
-            first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-            raise CaptureFailed(f"the captured program has no ONNX form: {first[:400]}; leave onnx out with --format") from cause
+            raise CaptureFailed(
+                f"the captured program has no ONNX form: {_innermost(cause)}; export to another format with --format"
+            ) from cause
     if lowered is None:
         raise CaptureFailed("torch.onnx.export gave no program")
     model = lowered.model
@@ -61,10 +63,11 @@ def compare_onnx_weights(data: bytes, captured: Captured, weights: Mapping[str, 
     contents = {_content(array) for array in stored.values()}
     used = used_weights(captured)
     for name in used:
-        expected = weights[name].detach().numpy()
-        if name in stored and _content(stored[name]) != _content(expected):
+        tensor = weights[name]
+        expected = (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor_bytes(tensor))
+        if name in stored and _content(stored[name]) != expected:
             raise ParityFailed(f"weight {name} in model.onnx is not the checkpoint's, bit for bit; the lowering changed it")
-        if name not in stored and _content(expected) not in contents:
+        if name not in stored and expected not in contents:
             raise ParityFailed(f"weight {name} is not in model.onnx, though forward uses it; the lowering dropped or changed it")
     return len(used)
 
@@ -79,6 +82,14 @@ def used_weights(captured: Captured) -> list[str]:
         for node in captured.program.graph.nodes
         if node.op == "placeholder" and node.users and node.name in targets and targets[node.name] in state
     ]
+
+
+def _innermost(error: BaseException) -> str:
+    """The first line of the error at the root of the chain; those around it tell how to report a bug to PyTorch."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first[:400].rstrip(". ")
 
 
 def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:

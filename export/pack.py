@@ -94,14 +94,14 @@ def _existing(directory: Path) -> dict[int, Path]:
 
 
 def _holds(path: Path, made: Manifest) -> bool:
-    """Whether the artifact there has this content, and is whole."""
+    """Whether the artifact there has this content and these formats, and is whole."""
     try:
         found = read_manifest(path)
     except NotAnArtifact:
         return False
     except ArtifactError as cause:
         raise WriteFailed(f"{path} is there, but damaged: {cause}. Move it away, and export again") from cause
-    if found.content_id != made.content_id:
+    if found.content_id != made.content_id or found.formats != made.formats:  # .pt2 stays outside the content id
         return False
     try:
         verified_files(path, found)

@@ -75,6 +75,8 @@ class _Trial:
     ) -> dict[str, dict[str, np.ndarray]]:
         """Runs every engine on the inputs and notes how far each answer, and eager's, lies from the expected one."""
         answers = {name: _run(engine, inputs, case) for name, engine in self.engines.items()}
+        for name, answer in answers.items():
+            _require_dtypes(name, answer, self.signature)
         for name, answer in answers.items() if eager is None else {"eager": eager, **answers}.items():
             self._note(case, name, answer, expected, precision)
         return answers
@@ -123,6 +125,17 @@ def _run(engine: Engine, inputs: Arrays, case: str) -> dict[str, np.ndarray]:
         return engine.run(inputs)
     except ArtifactError as cause:
         raise ParityFailed(f"engine {engine.name} fails in case {case!r}, which the model itself answers: {cause}") from cause
+
+
+def _require_dtypes(engine: str, answer: Arrays, signature: Signature) -> None:
+    """Equal numbers of another dtype are not what a client is promised."""
+    for spec in signature.outputs:
+        dtype = str(answer[spec.name].dtype)
+        if dtype != spec.dtype:
+            raise ParityFailed(
+                f"engine {engine} gives {spec.name} as {dtype}; the signature says {spec.dtype}. The lowering changed it; "
+                f"leave {engine} out with --format"
+            )
 
 
 def _compare_cases(trial: _Trial, cases: Sequence[Case], captured: Captured, clock: Clock, progress: Progress) -> None:

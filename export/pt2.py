@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from export.capture import Captured
+from export.cases import tensor_bytes
 from export.errors import CaptureFailed, ParityFailed
 from export.onnx import used_weights
 from foundation.pt2 import pt2_pickles
@@ -44,6 +45,11 @@ def compare_pt2_weights(data: bytes, captured: Captured, weights: Mapping[str, t
     stored = torch.export.load(io.BytesIO(data)).state_dict
     used = used_weights(captured)
     for name in used:
-        if name not in stored or not torch.equal(stored[name], weights[name]):
+        if name not in stored or not _same_bits(stored[name], weights[name]):
             raise ParityFailed(f"weight {name} in model.pt2 is not the checkpoint's, bit for bit; the lowering changed it")
     return len(used)
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether dtype, shape and every bit are the same: 0.0 and -0.0 are not."""
+    return (one.dtype, one.shape, tensor_bytes(one)) == (other.dtype, other.shape, tensor_bytes(other))

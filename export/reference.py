@@ -22,7 +22,7 @@ class Reference:
         self._model = model
         self._signature = signature
         self._wide: nn.Module | None = copy.deepcopy(model).double()
-        self.eager(probe)  # whether the model itself takes its declared inputs comes first
+        self._require_repeatable(probe)  # whether the model itself takes its declared inputs comes first
         try:
             self._call(self._wide, probe, torch.float64)
             self.obstacle = None
@@ -30,6 +30,15 @@ class Reference:
             self._wide = None
             self.obstacle = f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
         self.precision = "float32" if self._wide is None else "float64"
+
+    def _require_repeatable(self, probe: Arrays) -> None:
+        first, again = self.eager(probe), self.eager(probe)
+        differing = [name for name, answer in first.items() if not np.array_equal(answer, again[name])]
+        if differing:
+            raise ParityFailed(
+                f"the model itself gives another {differing[0]} each time for the same input: forward draws random numbers or "
+                "remembers earlier calls. Take that out (torch.nn.functional.dropout needs training=self.training)"
+            )
 
     def eager(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """The model's own answer, in its own precision.

@@ -48,7 +48,11 @@ class Steps:
         )
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as self._bar:
             self._task = self._bar.add_task(name, total=None, what="")
-            yield
+            try:
+                yield
+            except BaseException:
+                self._console.print(f"[red]✗[/] {name:<24} {time.perf_counter() - started:7.2f} s", highlight=False)
+                raise
         self._console.print(f"[green]✓[/] {name:<24} {time.perf_counter() - started:7.2f} s", highlight=False)
 
     def advance(self, done: int, total: int, what: str) -> None:

@@ -14,7 +14,7 @@ import model_defs
 from artifact.engines import MODEL_FILES
 from artifact.signature import Signature
 from checkpoints import Checkpoint, WeightSet, read
-from export.build import build_model
+from export.build import build_model, resolved_params
 from export.capture import Captured, bind_inputs, capture, require_eval
 from export.config import Config, read_labels
 from export.cost import ParityLimits
@@ -119,7 +119,8 @@ def prepare(request: ExportRequest, progress: Progress) -> Prepared:
     with progress.step("load strictly"):
         weights = checkpoint.select(request.weights or config.weights.select)
         ignore = (*config.weights.ignore, *request.ignore)
-        loaded = load_strictly(model, weights, ignore, config.model.params, checkpoint.path.name)
+        params = resolved_params(config.model.name, config.model.params)
+        loaded = load_strictly(model, weights, ignore, params, checkpoint.path.name)
     return Prepared(
         request=request,
         config=config,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from checkpoints import AmbiguousWeights, KeysDoNotMatch, WeightSet, match_keys, weights_digest
+from checkpoints import AmbiguousWeights, KeyMatch, KeysDoNotMatch, WeightSet, match_keys, weights_digest
 from export.errors import WeightsMismatch
 
 _WIDER = {
@@ -37,7 +37,7 @@ class Loaded:
 def load_strictly(model: nn.Module, weights: WeightSet, ignore: Sequence[str], params: Mapping[str, Any], source: str) -> Loaded:
     """Loads the weights into the model exactly, or raises and leaves the model as it was.
 
-    `params` are the model's, to explain a shape that does not fit; `source` names the file in messages.
+    `params` are the model's, defaults filled in, to explain a shape that does not fit; `source` names the file in messages.
 
     Raises:
         KeysDoNotMatch, AmbiguousWeights: names or shapes are not the model's, or fit it in two ways.
@@ -45,18 +45,27 @@ def load_strictly(model: nn.Module, weights: WeightSet, ignore: Sequence[str], p
     """
     state = model.state_dict(keep_vars=True)
     _require_real(state)
-    file_shapes = {name: tuple(tensor.shape) for name, tensor in weights.tensors.items()}
+    ties = _ties(state)
     try:
-        match = match_keys(file_shapes, {name: tuple(tensor.shape) for name, tensor in state.items()}, ignore)
+        match, left_out = _match(weights.tensors, state, ties, ignore)
     except KeysDoNotMatch as cause:
-        raise KeysDoNotMatch(f"{source}: {cause}{_fitting_params(cause, params)}") from cause
+        raise KeysDoNotMatch(
+            f"{source}: {cause}{_fitting_params(cause, params)}",
+            missing=cause.missing,
+            unexpected=cause.unexpected,
+            mismatched=cause.mismatched,
+        ) from cause
     except AmbiguousWeights as cause:
         raise AmbiguousWeights(f"{source}: {cause}") from cause
     tensors = {match.mapping[name]: tensor for name, tensor in weights.tensors.items() if name in match.mapping}
+    tensors |= {name: tensors[twin] for name, twin in left_out.items()}
     widened = _require_dtypes(state, tensors, source)
     _require_finite(tensors, source)
-    _require_ties(state, tensors, source)
+    _require_ties(ties, tensors, source)
     notices = [*_match_notices(match.rewrite, match.ignored, len(tensors)), *_suspicions(model, state, tensors, weights.versions)]
+    notices += [
+        f"{name} is not in the file; in the model it is one tensor with {twin}, which is" for name, twin in left_out.items()
+    ]
     if widened:
         notices.append(
             f"{len(widened)} tensors were {_list(set(widened.values()))} in the file and were widened, exactly, for the model"
@@ -115,19 +124,44 @@ def _require_finite(tensors: Mapping[str, torch.Tensor], source: str) -> None:
         )
 
 
-def _require_ties(state: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Tensors that the model shares must be equal in the file: loading keeps only the last."""
-    first: dict[tuple[Any, ...], str] = {}
+def _ties(state: Mapping[str, torch.Tensor]) -> list[list[str]]:
+    """The names that stand for one and the same tensor in the model, by tensor."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in state.items():
-        if tensor.numel() == 0:
-            continue
-        identity = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        other = first.setdefault(identity, name)
-        if other != name and not torch.equal(tensors[other], tensors[name]):
-            raise WeightsMismatch(
-                f"{source}: {other} and {name} are one tensor in the model (tied), but differ in the file; "
-                "the file was saved from a model that does not tie them"
-            )
+        if tensor.numel() > 0:
+            identity = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+            groups.setdefault(identity, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _match(
+    file: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], ties: Sequence[Sequence[str]], ignore: Sequence[str]
+) -> tuple[KeyMatch, dict[str, str]]:
+    """The key match; and the model's names that the file leaves out, each with the name of the same tensor that it has.
+
+    Hugging Face's writers save a tied tensor once, under one of its names.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in file.items()}
+    model = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    try:
+        return match_keys(shapes, model, ignore), {}
+    except KeysDoNotMatch as cause:
+        missing = set(cause.missing)
+        twins = {name: twin for group in ties for name in group if name in missing for twin in group if twin not in missing}
+        if not missing or missing != set(twins):
+            raise
+        return match_keys(shapes, {name: shape for name, shape in model.items() if name not in missing}, ignore), twins
+
+
+def _require_ties(ties: Sequence[Sequence[str]], tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Tensors that the model shares must be equal in the file: loading keeps only the last."""
+    for first, *others in ties:
+        for name in others:
+            if not torch.equal(tensors[first], tensors[name]):
+                raise WeightsMismatch(
+                    f"{source}: {first} and {name} are one tensor in the model (tied), but differ in the file; "
+                    "the file was saved from a model that does not tie them"
+                )
 
 
 def _require_loaded(loaded: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> None:

@@ -25,7 +25,7 @@ import torch
 import model_defs
 from artifact.signature import Signature
 from export.build import build_model
-from export.cases import sample_inputs, tensors
+from export.cases import sample_inputs, tensor_bytes, tensors
 from export.errors import CaptureFailed, ParityFailed
 
 _JOB, _WEIGHTS, _MODEL, _KEPT = "job.json", "weights.safetensors", "model.pt", "kept.json"
@@ -125,7 +125,8 @@ def _main(directory: Path) -> None:
         buffer = io.BytesIO()
         torch.jit.save(frozen, buffer)
     _write_without_debug_records(buffer, directory / _MODEL)
-    (directory / _KEPT).write_text(json.dumps(_kept_weights(traced.inlined_graph)))
+    saved = model.state_dict()  # a buffer that is not saved comes out of the constructor: there is nothing to compare it with
+    (directory / _KEPT).write_text(json.dumps([name for name in _kept_weights(traced.inlined_graph) if name in saved]))
 
 
 def _kept_weights(graph: Any) -> list[str]:
@@ -172,7 +173,7 @@ def _constants(graph: Any) -> Iterator[torch.Tensor]:
 
 
 def _content(tensor: torch.Tensor) -> tuple[str, tuple[int, ...], bytes]:
-    return (str(tensor.dtype), tuple(tensor.shape), tensor.contiguous().numpy().tobytes())
+    return (str(tensor.dtype), tuple(tensor.shape), tensor_bytes(tensor))
 
 
 if __name__ == "__main__":

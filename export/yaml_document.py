@@ -56,6 +56,15 @@ _CoreLoader.add_implicit_resolver(
 )
 
 
+class CoreDumper(yaml.SafeDumper):
+    """Puts strings in quotes that `read_yaml` would read as something else: PyYAML alone writes "1e3" without."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own protocol)
+        first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_CoreLoader.yaml_implicit_resolvers.get(first, [])]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_CoreLoader.yaml_implicit_resolvers}
+    }
+
+
 def read_yaml(text: bytes, name: str) -> Document:
     """Reads one YAML document; `name` stands in the messages.
 
@@ -101,7 +110,10 @@ def _construct(node: yaml.Node, path: Path, places: dict[Path, tuple[int, int]],
     if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
         return [_construct(item, (*path, index), places, name) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
-        return _SCALARS[node.tag](node.value)
+        try:
+            return _SCALARS[node.tag](node.value)
+        except ValueError as cause:  # Python reads no integer of more than 4300 digits
+            raise ConfigError(f"{place}: {node.value:.20}… is a number of too many digits") from cause
     raise ConfigError(f"{place}: tag {node.tag}; a config holds plain data only")
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import model_defs
-from checkpoints import AmbiguousWeights, KeysDoNotMatch
+from checkpoints import AmbiguousWeights, KeysDoNotMatch, WeightSet, read
 from export.errors import WeightsMismatch
 from export.report import Silent
 from export.run import ExportRequest, prepare
+from export.strict import load_strictly
 
 CONFIG = {
     "schema": 1,
@@ -177,3 +178,27 @@ def test_a_float64_checkpoint_explains(trained, tmp_path):
 
     with pytest.raises(WeightsMismatch, match="is float64 in the file, float32 in the model"):
         prepare(ExportRequest(path, config=config), Silent())
+
+
+def test_a_tied_tensor_that_was_saved_once(tmp_path):
+    """Hugging Face's writer leaves out all but one name of a tied tensor; it loads, and the name is recorded."""
+    from huggingface_hub import save_torch_state_dict
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(5, 3)
+            self.head = nn.Linear(3, 5, bias=False)
+            self.head.weight = self.embedding.weight
+
+    saved, loaded = Tied(), Tied()
+    save_torch_state_dict(saved.state_dict(), str(tmp_path))
+    (file,) = tmp_path.glob("*.safetensors")
+    weights = read(file).select(None)
+    bare = WeightSet("", {"embedding.weight": weights.tensors["embedding.weight"]}, {}, {})
+
+    found = load_strictly(loaded, bare, (), {}, file.name)
+
+    assert torch.equal(loaded.head.weight, saved.head.weight)
+    assert found.notices == ("head.weight is not in the file; in the model it is one tensor with embedding.weight, which is",)
+    assert load_strictly(Tied(), weights, (), {}, file.name).sha256 == found.sha256
