@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def data_parallel(model, directory):
 def compiled(model, directory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own deprecations, when it is imported
-        torch.save(torch.compile(model).state_dict(), directory / "best.pth")
+        wrapped: Any = torch.compile(model)
+    torch.save(wrapped.state_dict(), directory / "best.pth")
     return directory / "best.pth"
 
 
