@@ -51,7 +51,8 @@ class Steps:
             try:
                 yield
             except BaseException:
-                self._console.print(f"[red]✗[/] {name:<24} {time.perf_counter() - started:7.2f} s", highlight=False)
+                if self._console.is_terminal:  # a log needs the error's own line only
+                    self._console.print(f"[red]✗[/] {name:<24} {time.perf_counter() - started:7.2f} s", highlight=False)
                 raise
         self._console.print(f"[green]✓[/] {name:<24} {time.perf_counter() - started:7.2f} s", highlight=False)
 

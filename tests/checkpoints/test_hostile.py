@@ -1,6 +1,7 @@
 """Hostile files are refused with the right error, and nothing in them is ever run."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,11 @@ def test_recognition_never_fails_nor_runs(name, tmp_path):
         ("empty.pth", "is an empty file (0 bytes): its writing was cut off. No whole checkpoint stands beside it."),
     ],
 )
-def test_messages_name_what_was_found(name, message):
-    """Each refusal says in a sentence what is wrong with the file."""
+def test_messages_name_what_was_found(name, message, tmp_path):
+    """Each refusal says in a sentence what is wrong with the file, which lies alone here: a whole one beside it is named."""
+    shutil.copy(HOSTILE / name, tmp_path)
+
     with pytest.raises(CheckpointError) as caught:
-        checkpoints.read(HOSTILE / name)
+        checkpoints.read(tmp_path / name)
 
     assert message in str(caught.value)

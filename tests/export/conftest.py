@@ -104,10 +104,11 @@ class Work:
         return str(caught.value)
 
     def files(self):
-        """Every path of the folder, with the sha256 of its bytes; directories too."""
+        """Every path of the folder, with the sha256 of its bytes; directories too, but Python's own cache of a plugin."""
         return {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "directory"
             for path in self.folder.rglob("*")
+            if "__pycache__" not in path.parts
         }
 
     def command(self, *words, program=("-m", "export")):
