@@ -47,7 +47,12 @@ def lower_onnx(captured: Captured) -> bytes:
     proto = onnx_ir.to_proto(model)
     if proto.ByteSize() > _MAX_BYTES:
         raise CaptureFailed(f"the ONNX model has {proto.ByteSize()} bytes; one file holds at most {_MAX_BYTES}")
-    onnx.checker.check_model(proto, full_check=True)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
+        raise CaptureFailed(
+            f"the ONNX model that came out is not valid: {_innermost(cause)}; leave onnx out with --format"
+        ) from cause
     return proto.SerializeToString(deterministic=True)
 
 

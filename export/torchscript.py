@@ -90,7 +90,11 @@ def compare_torchscript_weights(lowered: TorchScript, weights: Mapping[str, torc
     Raises:
         ParityFailed: one is not there.
     """
-    constants = {_content(tensor) for tensor in _constants(_load(io.BytesIO(lowered.data)).graph)}
+    try:
+        program = _load(io.BytesIO(lowered.data))
+    except RuntimeError as cause:
+        raise ParityFailed(f"the lowered model does not load: PyTorch {torch.__version__} refuses model.pt: {cause}") from cause
+    constants = {_content(tensor) for tensor in _constants(program.graph)}
     for name in lowered.kept:
         if _content(weights[name].detach()) not in constants:
             raise ParityFailed(f"weight {name} is not in model.pt, bit for bit, though forward uses it; the lowering changed it")
