@@ -102,6 +102,8 @@ class Signature:
         sizes: dict[str, int] = {}
         for spec in self.inputs:
             array = inputs[spec.name]
+            if not isinstance(array, np.ndarray):
+                raise InvalidInput(f'input "{spec.name}" is a {type(array).__name__}; give a NumPy array of {spec.dtype}')
             if array.dtype != DTYPES[spec.dtype]:
                 raise InvalidInput(f'input "{spec.name}" is {array.dtype}; the signature says {spec.dtype}')
             self._check_shape(spec, array.shape, sizes)
@@ -167,7 +169,11 @@ def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
     if reaches_low and largest.item() <= _nearest(high, spec.dtype):
         return
     outside = largest if reaches_low else smallest
-    raise InvalidInput(f'input "{spec.name}" holds {outside}; the signature allows {low} to {high}')
+    raise InvalidInput(f'input "{spec.name}" holds {outside}; the signature allows {_number(low)} to {_number(high)}')
+
+
+def _number(bound: float) -> str:
+    return str(int(bound) if float(bound).is_integer() else bound)
 
 
 @functools.cache

@@ -28,10 +28,11 @@ def notices_of(path: Path, contents: Contents, sets: Mapping[str, WeightSet]) ->
 def _training_notice(path: Path, contents: Contents, weights: WeightSet) -> str:
     facts = [f"{key} {_short(value)}" for key, value in contents.provenance.items() if isinstance(value, (int, float))][:4]
     told = f": {', '.join(facts)}" if facts else ""
-    size_mb = sum(one.numel() * one.element_size() for one in weights.tensors.values()) / 1e6
+    size = sum(one.numel() * one.element_size() for one in weights.tensors.values())
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
     return (
         f'{path.name} is a training checkpoint{told}; weights under "{weights.name}" '
-        f"({len(weights.tensors)} tensors, {size_mb:.1f} MB). Using it."
+        f"({len(weights.tensors)} tensors, {shown}). Using it."
     )
 
 

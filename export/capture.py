@@ -7,6 +7,7 @@ lowered from it.
 
 import inspect
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +73,8 @@ def capture(model: nn.Module, signature: Signature) -> Captured:
     arguments = tuple(tensors(sample, signature))
     shapes = _dynamic_shapes(signature)
     try:
-        program = torch.export.export(model, arguments, dynamic_shapes=shapes, strict=False)
+        with warnings.catch_warnings(action="ignore"):  # on how layers keep their weights; what came out is checked below
+            program = torch.export.export(model, arguments, dynamic_shapes=shapes, strict=False)
     except Exception as cause:  # capture runs the model's own code: anything can come out
         raise CaptureFailed(_explain(cause, model, signature, sample)) from cause
     _forget_sources(program)
@@ -223,12 +225,18 @@ def _explain(cause: Exception, model: nn.Module, signature: Signature, sample: M
         listed = "\n  ".join(reasons[:5])
         return (
             f"{name} does not take all of its declared ranges ({declared}): its forward branches on a size, loops over it, "
-            f"or fixes it.\n  {listed}\nNarrow dims to what it takes, or make forward independent of the size"
+            f"or fixes it.\n  {listed}\nNarrow dims to what it takes, or make forward independent of the size{_recurrent(model)}"
         )
     shapes = ", ".join(f"{key} {list(array.shape)}" for key, array in sample.items())
     first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     return (
         f"{name} cannot be captured by torch.export with {shapes} (declared: {declared or 'no named dims'}): "
         f"{type(cause).__name__}: {first[:400].rstrip('. ')}. "
-        "forward must run on these shapes without branching on values of tensors"
+        f"forward must run on these shapes without branching on values of tensors{_recurrent(model)}"
     )
+
+
+def _recurrent(model: nn.Module) -> str:
+    """What to know of a model with a recurrent layer, which torch.export unrolls over one length."""
+    kinds = sorted({type(module).__name__ for module in model.modules() if isinstance(module, nn.RNNBase)})
+    return f". {', '.join(kinds)} is captured for one length only: give that axis a fixed size" if kinds else ""

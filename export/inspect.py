@@ -8,6 +8,7 @@ from typing import Any
 import model_defs
 from artifact.manifest import MANIFEST
 from checkpoints import Checkpoint, Recognised, WeightSet, read, recognise
+from checkpoints.kinds import READABLE
 from export.build import build_model, resolved_params
 from export.find_config import find_config, matching_models
 from export.strict import load_strictly
@@ -92,7 +93,8 @@ def to_text(found: Inspection) -> str:
         lines += [f"note: {notice}" for notice in load["notices"]]
     else:
         lines += [f"would not load: {found.error}"]
-        lines += [entry["remedy"]] if found.checkpoint is None and entry["remedy"] not in str(found.error) else []
+        is_other = found.checkpoint is None and found.recognised.kind not in READABLE
+        lines += [entry["remedy"]] if is_other and entry["remedy"] not in str(found.error) else []
     return "\n".join(line for line in lines if line)
 
 

@@ -83,8 +83,11 @@ def print_result(console: Console, exported: "Exported") -> None:
     verb = "wrote" if exported.created else "unchanged"
     console.print(f"\n{verb} [bold]{exported.path}[/] in {exported.seconds:.1f} s: {sizes}", highlight=False, soft_wrap=True)
     console.print(f"content id {exported.content_id}", highlight=False, soft_wrap=True)
-    repository = shlex.quote(str(exported.path.parent.parent))
-    console.print(f"next: python -m serving --repository {repository}", highlight=False, soft_wrap=True)
+    if "model.onnx" in exported.sizes:
+        repository = shlex.quote(str(exported.path.parent.parent))
+        console.print(f"next: python -m serving --repository {repository}", highlight=False, soft_wrap=True)
+    else:
+        console.print("next: our server runs model.onnx, which is not there: add --format onnx", highlight=False, soft_wrap=True)
 
 
 def print_plan(console: Console, prepared: "Prepared") -> None:

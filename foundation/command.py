@@ -4,15 +4,33 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from typing import ClassVar
 
 from foundation.errors import StateserveError
+
+EXPORT_PACKAGES = frozenset({"onnx", "onnx_ir", "onnxscript", "torch", "yaml"})
+"""What the extra [export] installs and a host that only serves lacks."""
+
+
+class MissingPackage(StateserveError):
+    """The command needs packages of an extra that is not installed."""
+
+    exit_code: ClassVar[int] = 2
 
 
 @contextlib.contextmanager
 def exit_codes(*, as_json: bool) -> Iterator[None]:
     """Ends the process with the error's exit code: its message on stderr, or with `as_json` one JSON object on stdout."""
     try:
-        yield
+        try:
+            yield
+        except ModuleNotFoundError as cause:
+            if cause.name not in EXPORT_PACKAGES:
+                raise
+            raise MissingPackage(
+                f"this command needs {cause.name}, which is not installed: pip install 'stateserve[cpu,export]' "
+                "(a host that only serves does without)"
+            ) from cause
     except StateserveError as error:
         if as_json:
             kind = type(error).__name__

@@ -85,7 +85,10 @@ def definition(name: str) -> ModelDefinition:
     """
     if name not in _definitions:
         names = ", ".join(registered())
-        raise UnknownModel(f"no model is called {name!r}{_nearest(name, _definitions)}; registered are {names}")
+        raise UnknownModel(
+            f"no model is called {name!r}{_nearest(name, _definitions)}; registered are {names}. "
+            "A model of your own comes in by --plugin my_model.py"
+        )
     return _definitions[name]
 
 

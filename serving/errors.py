@@ -2,6 +2,7 @@
 
 - ServingError
   - SettingsError        a setting is unknown or wrong (the server does not start)
+  - NoRepository         the model repository is not a directory (the server does not start)
   - PortTaken            another process listens there (the server does not start)
   - BadRequest           the request is not one that we read (400)
   - BodyTooLarge         the body is larger than `max_body_bytes` (413)
@@ -22,6 +23,12 @@ class ServingError(StateserveError):
 
 class SettingsError(ServingError):
     """A setting is unknown or wrong."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class NoRepository(ServingError):
+    """The model repository is not a directory."""
 
     exit_code: ClassVar[int] = 2
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.errors import ModelNotFound
+from serving.errors import ModelNotFound, NoRepository
 from serving.model import ServedModel, load_model
 
 _VERSION = re.compile(r"[1-9][0-9]*")
@@ -39,15 +39,19 @@ class Repository:
 
 
 def load_repository(root: Path, threads: int | None) -> Repository:
-    """Loads the newest version of every model below the root."""
+    """Loads the newest version of every model below the root.
+
+    Raises:
+        NoRepository: the root is not a directory.
+    """
+    if not root.is_dir():
+        raise NoRepository(f"the model repository {root} is not a directory; export there first, or say another --repository")
     return Repository(root, {name: load_model(name, version, path, threads) for name, version, path in newest_versions(root)})
 
 
 def newest_versions(root: Path) -> Iterator[tuple[str, int, Path]]:
     """Name, version and directory of the newest version of each model, by name."""
-    for model in (
-        sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []
-    ):
+    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         versions = {int(path.name): path for path in model.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir()}
         if versions:
             newest = max(versions)

@@ -79,5 +79,5 @@ def _announce(repository: Repository, settings: Settings) -> None:
         else:
             log.info("%s version %s passed its golden cases", model.name, model.version)
     if not repository.models:
-        log.error("no model below %s: export one there", repository.root)
+        log.error("no model below %s: it holds no <name>/<version>/ (say the folder that holds the names)", repository.root)
     log.info("listening on http://%s:%s", settings.host, settings.port)
