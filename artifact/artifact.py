@@ -66,7 +66,7 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> 
         manifest=stated,
         engine=load_engine(name, files[MODEL_FILES[name]], stated.signature, EngineOptions(threads)),
         cases=cases,
-        budgets=_budgets(files[manifest.PARITY], stated, directory),
+        budgets=read_budgets(files[manifest.PARITY], stated, directory),
     )
 
 
@@ -90,8 +90,12 @@ def _choose(engine: str, stated: Manifest, directory: Path) -> str:
     return engine
 
 
-def _budgets(parity: bytes, stated: Manifest, directory: Path) -> dict[str, dict[str, float]]:
-    """Every engine's budget for every output."""
+def read_budgets(parity: bytes, stated: Manifest, directory: Path) -> dict[str, dict[str, float]]:
+    """Every engine's budget for every output, from the bytes of parity.json; `directory` is for messages.
+
+    Raises:
+        DamagedArtifact: one is not there.
+    """
     outputs = [spec.name for spec in stated.signature.outputs]
     try:
         engines = json.loads(parity)["engines"]

@@ -20,6 +20,10 @@ DTYPES: Mapping[str, np.dtype] = {
 """Element types that every engine of ours takes, under the names of NumPy and PyTorch."""
 
 
+BATCH = "batch"
+"""The name of the dimension along which requests are joined. A leading dimension of another name is the model's own affair."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dim:
     """Sizes that a named dimension may take: min, min + multiple, … max; `opt` is the usual one."""
@@ -87,10 +91,9 @@ class Signature:
 
     @property
     def batch_dim(self) -> str | None:
-        """The dimension that counts rows: the named one that leads every input and output; None if there is none."""
+        """The dimension that counts rows: `batch`, where it leads every input and output; None elsewhere."""
         leading = {spec.shape[0] if spec.shape else None for spec in (*self.inputs, *self.outputs)}
-        dim = leading.pop() if len(leading) == 1 else None
-        return dim if isinstance(dim, str) else None
+        return BATCH if leading == {BATCH} else None
 
     def validate(self, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
         """Checks a request and returns the size of every named dimension in it.

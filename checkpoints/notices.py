@@ -29,7 +29,7 @@ def _training_notice(path: Path, contents: Contents, weights: WeightSet) -> str:
     facts = [f"{key} {_short(value)}" for key, value in contents.provenance.items() if isinstance(value, (int, float))][:4]
     told = f": {', '.join(facts)}" if facts else ""
     size = sum(one.numel() * one.element_size() for one in weights.tensors.values())
-    shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size} bytes"
     return (
         f'{path.name} is a training checkpoint{told}; weights under "{weights.name}" '
         f"({len(weights.tensors)} tensors, {shown}). Using it."

@@ -1,8 +1,10 @@
 """Building a model so that it is the same every time, and in eval mode throughout."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,7 +29,14 @@ def build_model(name: str, params: Mapping[str, Any]) -> nn.Module:
     Raises:
         UnknownModel, InvalidParams: see `model_defs.build`.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = model_defs.build(name, params)
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 (what constructors draw from)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            np.random.seed(SEED)  # noqa: NPY002
+            random.seed(SEED)
+            model = model_defs.build(name, params)
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
     return model.requires_grad_(requires_grad=False).eval()

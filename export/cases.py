@@ -69,9 +69,10 @@ def sample_inputs(signature: Signature) -> Arrays:
     """The inputs that the model is captured with: sizes of at least 2 steps (PyTorch treats 1 as a constant), no two alike."""
     sizes: dict[str, int] = {}
     for name, dim in signature.dims.items():
-        allowed = [size for size in range(dim.min, dim.max + 1, dim.multiple) if size > dim.multiple] or [dim.max]
+        start = max(dim.min, 2 * dim.multiple)
+        allowed = list(range(start, dim.max + 1, dim.multiple)[:64]) or [dim.max]
         fixed = {size for spec in signature.inputs for size in spec.shape if isinstance(size, int)}
-        distinct = [size for size in allowed[:64] if size not in sizes.values() and size not in fixed]
+        distinct = [size for size in allowed if size not in sizes.values() and size not in fixed]
         sizes[name] = (distinct or allowed)[0]
     return Case("sample", sizes, "uniform", seed=0).inputs(signature)
 
@@ -119,7 +120,8 @@ def _usual_sizes(signature: Signature) -> dict[str, int]:
 def _usual(dim: Dim, wanted: int | None) -> int:
     """The allowed size closest to the wanted one; without one, the smallest above 1."""
     target = wanted if wanted is not None else max(2, dim.min)
-    return min(range(dim.min, dim.max + 1, dim.multiple), key=lambda size: abs(size - target))
+    nearest = round(target / dim.multiple) * dim.multiple
+    return min(max(nearest, dim.min), dim.max)
 
 
 def _kinds(spec: TensorSpec) -> tuple[str, ...]:

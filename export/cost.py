@@ -37,13 +37,13 @@ class Clock:
 
 
 def activation_bytes(captured: Captured, signature: Signature, sizes: Mapping[str, int]) -> int:
-    """The most memory that the captured program's inner tensors take at once, if each lives until its last use."""
+    """The most memory that the captured program's tensors take at once, inputs included, if each lives until its last use."""
     symbols = _symbols(captured, signature, sizes)
     last_use = {used: index for index, node in enumerate(captured.program.graph.nodes) for used in node.all_input_nodes}
     living: dict[Any, int] = {}
     peak = 0
     for index, node in enumerate(captured.program.graph.nodes):
-        if node.op == "call_function":
+        if node.op == "call_function" or node.name in captured.program.graph_signature.user_inputs:
             living[node] = _bytes(node.meta.get("val"), symbols)
             peak = max(peak, sum(living.values()))
         living = {kept: size for kept, size in living.items() if last_use.get(kept, -1) > index}

@@ -68,7 +68,19 @@ def _matched(tensors: Mapping[str, Any], keys: Mapping[str, tuple[int, ...]]) ->
 def _own_config(checkpoint: Checkpoint) -> Config | None:
     if checkpoint.config is None or "schema" not in checkpoint.config:
         return None
-    return config_from_data(checkpoint.config, f"{checkpoint.path.name} (its own config)")
+    config = config_from_data(checkpoint.config, f"{checkpoint.path.name} (its own config)")
+    for name, output in config.outputs.items():
+        if output.labels is not None and not _is_beside(output.labels, checkpoint.path.parent):
+            raise ConfigError(
+                f"{checkpoint.path.name} (its own config): outputs.{name}.labels is {output.labels!r}; "
+                "a config inside a checkpoint may name a file beside it only, and no link"
+            )
+    return config
+
+
+def _is_beside(labels: str, directory: Path) -> bool:
+    """A checkpoint comes from anywhere: its config must not copy other files of this machine into the artifact."""
+    return Path(labels).name == labels and labels not in {"", ".", ".."} and not (directory / labels).is_symlink()
 
 
 def _nothing_found(checkpoint: Checkpoint, beside: Path) -> str:

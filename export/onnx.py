@@ -111,6 +111,7 @@ def _fold_constants(model: onnx_ir.Model, weights: frozenset[str]) -> None:
 
 def _name_values(model: onnx_ir.Model, signature: Signature) -> None:
     """Inputs and outputs get the signature's names and axes (the exporter says s31); all else but the weights is numbered."""
+    _separate_outputs(model.graph)
     taken = {spec.name for spec in (*signature.inputs, *signature.outputs)}
     for value in list(model.graph.initializers.values()):
         if value.name in taken:
@@ -123,6 +124,18 @@ def _name_values(model: onnx_ir.Model, signature: Signature) -> None:
         for value, spec in zip(values, specs, strict=True):
             value.name = spec.name
             value.shape = onnx_ir.Shape(spec.shape)
+
+
+def _separate_outputs(graph: onnx_ir.Graph) -> None:
+    """An output that is an input, a weight or another output as well gets a name of its own, through Identity."""
+    seen = {*graph.inputs, *graph.initializers.values()}
+    for index, value in enumerate(graph.outputs):
+        if value in seen:
+            node = onnx_ir.node("Identity", inputs=[value])
+            node.outputs[0].type = value.type
+            graph.append(node)
+            graph.outputs[index] = node.outputs[0]
+        seen.add(value)
 
 
 def _strip(model: onnx_ir.Model) -> None:

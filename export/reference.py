@@ -21,11 +21,12 @@ class Reference:
     def __init__(self, model: nn.Module, signature: Signature, probe: Arrays) -> None:
         self._model = model
         self._signature = signature
-        self._wide: nn.Module | None = copy.deepcopy(model).double()
+        self._wide: nn.Module | None = None
+        self.obstacle: str | None = None
         self._require_repeatable(probe)  # whether the model itself takes its declared inputs comes first
         try:
+            self._wide = copy.deepcopy(model).double()
             self._call(self._wide, probe, torch.float64)
-            self.obstacle = None
         except Exception as cause:  # noqa: BLE001 (the model's own code: anything can come out, and it is reported)
             self._wide = None
             self.obstacle = f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"
@@ -53,6 +54,14 @@ class Reference:
         if self._wide is None:
             return self.eager(inputs)
         return self._checked(self._wide, inputs, torch.float64)
+
+    def expected(self, inputs: Arrays, eager: Arrays) -> dict[str, np.ndarray]:
+        """What engines are judged by: the float64 answer, and eager's own where an output holds integers or booleans.
+
+        These have no error that a budget could allow, and a comparison may well come out otherwise in float64. Raises as `eager`.
+        """
+        wide = self.wide(inputs)
+        return {name: array if array.dtype.kind == "f" else eager[name] for name, array in wide.items()}
 
     def _checked(self, model: nn.Module, inputs: Arrays, dtype: torch.dtype | None) -> dict[str, np.ndarray]:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())

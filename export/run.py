@@ -11,14 +11,17 @@ import torch
 from torch import nn
 
 import model_defs
-from artifact.engines import MODEL_FILES
+from artifact import golden, manifest
+from artifact.artifact import read_budgets
+from artifact.engines import MODEL_FILES, load_engine
+from artifact.errors import ArtifactError
 from artifact.signature import Signature
 from checkpoints import Checkpoint, WeightSet, read
 from export.build import build_model, resolved_params
 from export.capture import Captured, bind_inputs, capture, require_eval
 from export.config import Config, read_labels
 from export.cost import ParityLimits
-from export.errors import ConfigError
+from export.errors import ConfigError, ParityFailed
 from export.find_config import find_config
 from export.onnx import compare_onnx_weights, lower_onnx
 from export.pack import Packed, assemble, store
@@ -152,7 +155,23 @@ def build(prepared: Prepared, progress: Progress) -> Built:
         proof = prove(prepared.model, captured, models, prepared.request.limits, progress.advance)
     for name, count in compared.items():
         proof.report["engines"][name]["weights_bit_equal"] = count
-    return Built(assemble(prepared, models, proof), proof)
+    packed = assemble(prepared, models, proof)
+    with progress.step("replay"):
+        _require_replay(packed, prepared.formats)
+    return Built(packed, proof)
+
+
+def _require_replay(packed: Packed, formats: tuple[str, ...]) -> None:
+    """Raises ParityFailed unless the very bytes that will be written pass what a server asks of them before it says "ready"."""
+    signature, cases = packed.manifest.signature, golden.decode(packed.files[manifest.GOLDEN])
+    budgets = read_budgets(packed.files[manifest.PARITY], packed.manifest, Path())
+    try:
+        golden.require_complete(cases, signature)
+        for name in formats:
+            engine = load_engine(name, packed.files[MODEL_FILES[name]], signature)
+            golden.require(golden.replay(engine, signature, cases, budgets[name]))
+    except ArtifactError as cause:
+        raise ParityFailed(f"the artifact does not pass its own replay, so it was not written: {cause}") from cause
 
 
 def export(request: ExportRequest, progress: Progress) -> Exported:

@@ -1,10 +1,15 @@
-"""The .pt2 archive: which of its members could run code when torch.export.load unpickles them.
+"""The .pt2 archive: which of its members could run code when torch.export.load reads them, or when the program runs.
 
 `torch.export.load` unpickles members without being asked and without restriction (CVE-2026-4538), so a .pt2 may be loaded only
 where this scan finds nothing. Every archive carries its example inputs as a torch.save file, empty where there are none; that
 one is let through where it is empty or its pickle names nothing but what rebuilds plain tensors.
 
-Sources: torch/export/pt2_archive/_package.py; torch/export/__init__.py (`load`), which also reads the layout of torch 2.7.
+The program itself is JSON, but no plain data either: its size expressions are evaluated as Python (by sympy), its operators are
+looked up by dotted name from `torch` down (`torch.os.system` is one), and its guards are compiled. So expressions must be plain
+arithmetic, operators those of torch.ops, and guards empty.
+
+Sources: torch/_export/serde/serialize.py; torch/export/pt2_archive/_package.py; torch/export/__init__.py (`load`), which also
+reads the layout of torch 2.7.
 """
 
 import io
@@ -26,6 +31,22 @@ SAMPLE_INPUTS = re.compile(r"(^|/)sample_inputs/[^/]+\.pt$")
 
 PAYLOAD_CONFIG = re.compile(r"_config\.json$")
 """Says for every weight or constant whether its member is raw bytes or a pickle."""
+
+PROGRAM = re.compile(r"(^|/)models/[^/]+\.json$|(^|/)serialized_exported_program\.json$")
+EXPRESSION = re.compile(
+    r"(?:Symbol\('[su]\d+'(?:, \w+=(?:True|False))*\)"
+    r"|(?:Mul|Add|Pow|Integer|Rational|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|ModularIndexing|PowByNatural|IntTrueDiv"
+    r"|FloatTrueDiv|TruncToInt|CeilToInt|FloorToInt|ToFloat|Float|Eq|Ne|Equality|Unequality|LessThan|GreaterThan|StrictLessThan"
+    r"|StrictGreaterThan|Piecewise|Where|ExprCondPair)\("
+    r"|[su]\d++|\d++|true|false|[-(), ])*"
+)
+"""Arithmetic over the program's own symbols, as sympy writes it; no other name, no attribute, no other string."""
+OPERATOR = re.compile(
+    r"torch\.ops\.(?:aten|prims)\.(?!__)\w+\.(?!__)\w+|torch\.ops\.higher_order\.(?!__)\w+"
+    r"|_operator\.(?:add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|getitem|and_|or_)"
+    r"|math\.(?:ceil|floor|trunc)|torch\.sym_(?:float|int|max|min|ite|not|sqrt)|torch\._sym_sqrt"
+)
+"""What a node may call: an ATen operator, or arithmetic on sizes. Custom libraries of operators are not let through."""
 
 MAX_SCANNED_BYTES = 100_000_000
 """A larger config or example input is not scanned: it counts as found."""
@@ -60,6 +81,8 @@ def pt2_pickles(path: Path | BinaryIO) -> tuple[str, ...]:
                     found.add(name)
             elif PICKLED_MEMBER.search(name):
                 found.add(name)
+            elif PROGRAM.search(name):
+                found.update([] if _is_plain_program(_unpacked(archive, name)) else [name])
             elif PAYLOAD_CONFIG.search(name):
                 found.update(_pickled_payloads(name, _unpacked(archive, name)))
     return tuple(sorted(found))
@@ -80,6 +103,30 @@ def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
         return archive.read(name)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError):
         return b""
+
+
+def _is_plain_program(raw: bytes) -> bool:
+    """Whether the program's JSON holds nothing that its reader would evaluate, or look up, beyond tensors' arithmetic."""
+    try:
+        return _is_plain(json.loads(raw))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    if not isinstance(value, dict):
+        return True
+    return all(_is_plain(item) and _is_plain_entry(key, item) for key, item in value.items())
+
+
+def _is_plain_entry(key: str, value: Any) -> bool:
+    if key == "expr_str":
+        return isinstance(value, str) and EXPRESSION.fullmatch(value) is not None
+    if key == "target" and isinstance(value, str):
+        return "." not in value or OPERATOR.fullmatch(value) is not None
+    return key != "guards_code" or not value
 
 
 def _pickled_payloads(name: str, raw: bytes) -> Iterator[str]:

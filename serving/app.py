@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from artifact.errors import InvalidInput
 from foundation.errors import StateserveError
 from serving.errors import BadRequest, BodyTooLarge, ServingError
+from serving.model import ServedModel
 from serving.protocols import predictions
 from serving.repository import Repository, load_repository
 from serving.settings import Settings
@@ -66,9 +67,13 @@ async def predict(model: str, request: Request) -> Response:
     """Answers `{"inputs": {name: nested lists}}` with `{"model_name", "model_version", "outputs": {name: nested lists}}`."""
     body = await _body(request)
     served = _repository(request).model(model)
+    return Response(await run_in_threadpool(_answer, served, body), media_type="application/json")
+
+
+def _answer(served: ServedModel, body: bytes) -> bytes:
+    """In a thread: a large body takes long to decode, and the event loop has others to listen to."""
     inputs = predictions.decode(body, served.ready().signature)
-    outputs = await run_in_threadpool(served.predict, inputs)
-    return Response(predictions.encode(served.name, served.version, outputs), media_type="application/json")
+    return predictions.encode(served.name, served.version, served.predict(inputs))
 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:

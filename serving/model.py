@@ -1,5 +1,6 @@
 """One served version: the artifact and whether it may answer."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import artifact
 from artifact import Artifact, golden
 from foundation.errors import StateserveError
 from serving.errors import ModelNotReady
+
+log = logging.getLogger("stateserve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,4 +46,7 @@ def load_model(name: str, version: int, directory: Path, threads: int | None) ->
         golden.require(loaded.replay())
     except StateserveError as error:
         return ServedModel(name, version, None, str(error))
+    except Exception as error:  # whatever one model's loading raises, the others are served
+        log.exception("%s version %s cannot be loaded", name, version)
+        return ServedModel(name, version, None, f"{type(error).__name__}: {error}")
     return ServedModel(name, version, loaded)

@@ -3,6 +3,7 @@
 In: `{"inputs": {name: nested lists}}`. Out: `{"model_name", "model_version", "outputs": {name: nested lists}}`.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ def decode(body: bytes, signature: Signature) -> dict[str, np.ndarray]:
     if not isinstance(value, dict) or not isinstance(value.get("inputs"), dict):
         raise BadRequest('the body is not of the form {"inputs": {name: nested lists}}')
     specs = {spec.name: spec for spec in signature.inputs}
-    booleans = b"true" in body or b"false" in body
-    return {name: _array(specs.get(name), name, data, booleans=booleans) for name, data in value["inputs"].items()}
+    names = 2 * (len(value) + len(value["inputs"]))  # every further quote is a string among the values
+    if b"true" in body or b"false" in body or body.count(b'"') > names:
+        _require_numbers(value["inputs"], specs)
+    return {name: _array(specs.get(name), name, data) for name, data in value["inputs"].items()}
 
 
 def encode(model: str, version: int, outputs: dict[str, np.ndarray]) -> bytes:
@@ -39,29 +42,45 @@ def encode(model: str, version: int, outputs: dict[str, np.ndarray]) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _array(spec: TensorSpec | None, name: str, data: Any, *, booleans: bool) -> np.ndarray:
-    """`booleans`: some value of the body may be one. NumPy takes those that stand among numbers for 0 and 1, without a word."""
+def _require_numbers(inputs: dict[str, Any], specs: Mapping[str, TensorSpec]) -> None:
+    """Refuses strings and objects, and booleans where numbers belong, before NumPy sees them.
+
+    It takes a boolean among numbers for 0 or 1 without a word, and pads all strings to the longest.
+    """
+    for name, data in inputs.items():
+        spec = specs.get(name)
+        is_boolean = spec is not None and spec.dtype == "bool"
+        wrong = next(_leaves_other_than((bool,) if is_boolean else (int, float), data), None)
+        if spec is not None and wrong is not None:
+            raise BadRequest(f'input "{name}" holds {orjson.dumps(wrong).decode():.40}, which is not {spec.dtype}')
+
+
+def _leaves_other_than(kinds: tuple[type, ...], data: Any) -> Iterator[Any]:
+    if isinstance(data, list):
+        for item in data:
+            yield from _leaves_other_than(kinds, item)
+    elif type(data) not in kinds:
+        yield data
+
+
+def _array(spec: TensorSpec | None, name: str, data: Any) -> np.ndarray:
+    if spec is None:
+        return np.empty(0)  # the signature names it as unknown
     try:
         array = np.asarray(data)
     except ValueError as cause:
         raise BadRequest(f'input "{name}" is ragged: nested lists of one length per level are expected') from cause
-    if spec is None:
-        return array  # the signature names it as unknown
     dtype = DTYPES[spec.dtype]
     if array.size == 0 and array.dtype == np.float64:
         return array.astype(dtype)  # NumPy's dtype for an empty list
     allowed = {"f": "iuf", "b": "b"}.get(dtype.kind, "iu")
-    if array.dtype.kind not in allowed or (booleans and allowed != "b" and _holds_boolean(data)):
+    if array.dtype.kind not in allowed:
         raise BadRequest(f'input "{name}" holds values that are not {spec.dtype}')
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
     if not _kept(array, converted):
         raise BadRequest(f'input "{name}" holds a value that {spec.dtype} cannot hold')
     return converted
-
-
-def _holds_boolean(data: Any) -> bool:
-    return any(_holds_boolean(item) for item in data) if isinstance(data, list) else isinstance(data, bool)
 
 
 def _kept(array: np.ndarray, converted: np.ndarray) -> bool:

@@ -64,6 +64,9 @@ CASES = (case("00", [1, 2]), case("01", [-3, 0.5]))
         ([1.0, 2.0], [1.0], np.inf),
         ([[1.0]], [1.0], np.inf),
         ([], [], 0.0),
+        ([0.5, -1e9], [0.0, -1e9], 0.5),  # a mask's fill value is no scale for the others
+        ([0.0, -1.01e9], [0.0, -1e9], 0.01),  # and is judged by its own
+        ([0.0, 5e8], [0.0, 0.0], 5e8),
     ],
 )
 def test_scaled_error(actual, reference, expected):
@@ -92,6 +95,17 @@ def test_round_trip():
             assert before.keys() == after.keys()
             assert all(before[name].dtype == after[name].dtype for name in before)
             assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_scalar_keeps_its_shape():
+    """A value without a dimension comes back as one."""
+    scalar = {"y": np.array(2.5, np.float32)}
+    made = GoldenCase("00", CASES[0].inputs, {"onnx": scalar}, {"y": np.array(2.5)})
+
+    (read,) = golden.decode(golden.encode([made]))
+
+    assert (read.outputs["onnx"]["y"].shape, read.reference["y"].shape) == ((), ())
+    assert (read.outputs["onnx"]["y"].item(), read.reference["y"].item()) == (2.5, 2.5)
 
 
 def test_the_bytes_are_the_same_every_time():
@@ -159,6 +173,29 @@ def test_replay_runs_each_case_alone_and_all_tiled_to_the_largest_batch():
         ("01", 1, False, True, True),
         ("00 and 1 more", 5, True, True, True),
     ]
+
+
+@pytest.mark.parametrize(("dim", "rows"), [(Dim(1, 1), []), (Dim(2, 3), []), (Dim(2, 5), [4]), (Dim(3, 9), [9])])
+def test_tiles_are_whole_cases(dim, rows):
+    """Export proved what joins whole requests: a batch that two never fit into is not tiled."""
+    signature = Signature(SIGNATURE.inputs, SIGNATURE.outputs, {"batch": dim})
+    block = {"x": np.arange(2 * dim.min, dtype=np.float32).reshape(dim.min, 2)}
+    answer = block["x"].sum(axis=1)
+    made = GoldenCase("00", block, {"onnx": {"y": answer}}, {"y": answer.astype(np.float64)})
+
+    results = golden.replay(Sums(), signature, [made], {"y": 1e-6})
+
+    assert [result.rows for result in results if result.tiled] == rows
+    assert all(result.passed for result in results)
+
+
+def test_tiles_stay_within_a_start_s_memory(monkeypatch):
+    """A batch of a thousand million rows is tiled to MAX_TILED_BYTES of inputs, here 7 rows of 8 bytes."""
+    assert golden.MAX_TILED_BYTES == 256 << 20
+    monkeypatch.setattr(golden, "MAX_TILED_BYTES", 63)
+    signature = Signature(SIGNATURE.inputs, SIGNATURE.outputs, {"batch": Dim(1, 10**9)})
+
+    assert [result.rows for result in golden.replay(Sums(), signature, CASES, {"y": 1e-6})] == [1, 1, 7]
 
 
 def test_without_a_batch_dimension_nothing_is_tiled():

@@ -1,6 +1,7 @@
 """The signature refuses what export did not prove, and says what it found and what it allows."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -104,8 +105,23 @@ def test_a_range_wider_than_the_dtype():
     signature = one("float16", (-1e6, 1e6))
     signature.validate({"x": np.array([-65504, 65504], np.float16)})
 
-    with pytest.raises(InvalidInput, match=r'^input "x" holds inf; the signature allows -1000000\.0 to 1000000\.0$'):
+    with pytest.raises(InvalidInput, match=r'^input "x" holds inf; the signature allows -1000000 to 1000000$'):
         signature.validate({"x": np.array([0, np.inf], np.float16)})
+
+
+def test_a_range_is_told_as_it_was_written():
+    """Whole bounds have no decimals, others keep theirs."""
+    for bounds, told in (((-4.0, 4.0), "-4 to 4"), ((-0.5, 1.0), "-0.5 to 1"), ((0, 9), "0 to 9")):
+        with pytest.raises(InvalidInput, match=rf"^input \"x\" holds 10\.0; the signature allows {re.escape(told)}$"):
+            one("float32", bounds).validate({"x": np.array([0, 10], np.float32)})
+
+
+def test_what_is_no_array():
+    """A list is told what is expected, not what it lacks."""
+    with pytest.raises(InvalidInput) as caught:
+        one("float32", (-1, 1)).validate({"x": [[0.5]]})  # pyright: ignore[reportArgumentType]
+
+    assert str(caught.value) == 'input "x" is a list; give a NumPy array of float32'
 
 
 def test_large_integers_are_compared_exactly():
@@ -147,10 +163,11 @@ def test_one_name_twice_in_a_shape():
         ([(1, 3)], [(1, 10)], None),
         ([("batch", 3)], [()], None),
         ([(3, "batch")], [("batch", 10)], None),
+        ([("rows", 3)], [("rows", 10)], None),  # another name is the model's own affair
     ],
 )
 def test_the_batch_dimension(inputs, outputs, expected):
-    """Rows are counted by the named dimension that leads every input and every output; without one there are no rows."""
+    """Rows are counted by the dimension called batch, where it leads every input and every output; elsewhere are no rows."""
     signature = Signature(
         tuple(TensorSpec(f"in{i}", "float32", shape) for i, shape in enumerate(inputs)),
         tuple(TensorSpec(f"out{i}", "float32", shape) for i, shape in enumerate(outputs)),

@@ -51,7 +51,7 @@ def test_a_training_checkpoint(saved, weights):
     (notice,) = checkpoint.notices
     assert notice == (
         'best.pth is a training checkpoint: epoch 37, loss 0.25, best_acc 0.912; weights under "model_state_dict" '
-        "(2 tensors, 0.0 MB). Using it."
+        "(2 tensors, 32 bytes). Using it."
     )
     assert checkpoint.select(None).name == "model_state_dict"
 

@@ -21,7 +21,7 @@ def test_activations_by_hand(captured, rows):
 
 
 def test_activations_of_multiples(work):
-    """A size in steps of 4 is counted in full: 3 channels of height/4 x 2, then their mean."""
+    """A size in steps of 4 is counted in full: the input, height x 8, and 3 channels of height/4 x 2."""
     model = work.net(
         "good",
         "pool",
@@ -30,7 +30,7 @@ def test_activations_of_multiples(work):
     )
     captured = capture(model, read_config(work.folder / "best.yaml").signature())
 
-    assert activation_bytes(captured, captured.signature, {"batch": 2, "height": 12}) == 2 * (3 * 3 * 2 + 3) * 4
+    assert activation_bytes(captured, captured.signature, {"batch": 2, "height": 12}) == 2 * (12 * 8 + 3 * 3 * 2) * 4
 
 
 def test_activations_without_named_dimensions(work):

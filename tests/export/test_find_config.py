@@ -133,6 +133,7 @@ def test_an_unknown_model(work):
     message = work.refuse(2)
 
     assert message.startswith("no model is called 'smal'; the nearest is small; registered are ")
+    assert message.endswith(". A model of your own comes in by --plugin my_model.py")
 
 
 def test_params_that_do_not_fit(work):

@@ -1,11 +1,17 @@
 """Every command ends with its error's message and exit code."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from foundation.command import exit_codes
 from foundation.errors import StateserveError
+
+PROJECT = Path(__file__).parents[2]
 
 
 class Wrong(StateserveError):
@@ -28,6 +34,59 @@ def test_one_json_object(capsys):
 
     out, err = capsys.readouterr()
     assert (json.loads(out), err) == ({"error": {"type": "Wrong", "exit_code": 7, "message": "the disk is full"}}, "")
+
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.partition(".")[0])
+sys.meta_path.insert(0, Blocker())
+from stateserve import app
+app()
+"""
+
+
+def without(package, folder, *words):
+    """The finished command, in a Python where the package is not installed."""
+    return subprocess.run(
+        [sys.executable, "-c", f"BLOCKED = {package!r}\n{BLOCKER}", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("torch", ("inspect", "x")),
+        ("torch", ("export", "--ckpt", "x")),
+        ("onnx", ("export", "--ckpt", "x")),
+        ("yaml", ("export", "--ckpt", "x")),
+        ("yaml", ("inspect", "x")),
+    ],
+)
+def test_a_package_of_export_that_is_not_installed(package, words, tmp_path):
+    """A host that only serves is told the line that installs the rest, with exit code 2 and no traceback."""
+    done = without(package, tmp_path, *words)
+
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        f"error: this command needs {package}, which is not installed: pip install 'stateserve[cpu,export]' "
+        "(a host that only serves does without)\n",
+    )
+
+
+def test_another_module_that_is_missing():
+    """A module that no extra installs is a fault of ours, and keeps its traceback."""
+    with pytest.raises(ModuleNotFoundError), exit_codes(as_json=False):
+        raise ModuleNotFoundError("No module named 'nonsense'", name="nonsense")
 
 
 def test_other_errors_pass():

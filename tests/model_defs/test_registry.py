@@ -139,14 +139,19 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_with_all():
     """The person sees the typing error and the choice."""
     with pytest.raises(UnknownModel) as caught:
         model_defs.definition("resnet19")
-    assert str(caught.value) == f"no model is called 'resnet19'; the nearest is resnet18; registered are {', '.join(BUILT_IN)}"
+    assert str(caught.value) == (
+        f"no model is called 'resnet19'; the nearest is resnet18; registered are {', '.join(BUILT_IN)}. "
+        "A model of your own comes in by --plugin my_model.py"
+    )
 
 
 def test_an_unknown_name_that_is_near_none_is_answered_with_all():
     """No far-fetched guess is made."""
     with pytest.raises(UnknownModel) as caught:
         model_defs.build("gpt", {})
-    assert str(caught.value) == f"no model is called 'gpt'; registered are {', '.join(BUILT_IN)}"
+    assert str(caught.value) == (
+        f"no model is called 'gpt'; registered are {', '.join(BUILT_IN)}. A model of your own comes in by --plugin my_model.py"
+    )
 
 
 def test_a_model_is_built_from_a_mapping_or_from_its_params():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import tracemalloc
 
 import httpx
 import numpy as np
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 import artifact
+from artifact.errors import InvalidInput
 from artifact.signature import Signature, TensorSpec
 from serving.errors import BadRequest
 from serving.protocols import predictions
@@ -147,7 +149,7 @@ REFUSALS = {
         {"inputs": {"x": [[0, 0, 0, 4.5]]}},
         400,
         "InvalidInput",
-        'input "x" holds 4.5; the signature allows -4.0 to 4.0',
+        'input "x" holds 4.5; the signature allows -4 to 4',
     ),
     "overflow": (
         "mlp",
@@ -157,17 +159,24 @@ REFUSALS = {
         'input "x" holds a value that float32 cannot hold',
     ),
     "overflow of JSON": ("mlp", b'{"inputs": {"x": [[0, 0, 0, 1e999]]}}', 400, "BadRequest", None),
-    "booleans": ("mlp", {"inputs": {"x": [[True] * 4]}}, 400, "BadRequest", 'input "x" holds values that are not float32'),
+    "booleans": ("mlp", {"inputs": {"x": [[True] * 4]}}, 400, "BadRequest", 'input "x" holds true, which is not float32'),
     "one boolean": (
         "mlp",
         {"inputs": {"x": [[0.5, True, 0, 0]]}},
         400,
         "BadRequest",
-        'input "x" holds values that are not float32',
+        'input "x" holds true, which is not float32',
     ),
-    "text": ("mlp", {"inputs": {"x": [["0", "0", "0", "0"]]}}, 400, "BadRequest", 'input "x" holds values that are not float32'),
+    "text": ("mlp", {"inputs": {"x": [["0", "0", "0", "0"]]}}, 400, "BadRequest", 'input "x" holds "0", which is not float32'),
+    "a long text among numbers": (
+        "mlp",
+        {"inputs": {"x": [["a" * 20_000, *[""] * 20_000]]}},
+        400,
+        "BadRequest",
+        f'input "x" holds "{"a" * 39}, which is not float32',
+    ),
     "null": ("mlp", {"inputs": {"x": [[0, 0, 0, None]]}}, 400, "BadRequest", 'input "x" holds values that are not float32'),
-    "an object": ("mlp", {"inputs": {"x": {"0": 0}}}, 400, "BadRequest", 'input "x" holds values that are not float32'),
+    "an object": ("mlp", {"inputs": {"x": {"0": 0}}}, 400, "BadRequest", 'input "x" holds {"0":0}, which is not float32'),
     "floats for integers": (
         "counting",
         {"inputs": {"rounds": [1.0]}},
@@ -180,7 +189,7 @@ REFUSALS = {
         {"inputs": {"rounds": [True]}},
         400,
         "BadRequest",
-        'input "rounds" holds values that are not int64',
+        'input "rounds" holds true, which is not int64',
     ),
     "beyond int64": (
         "counting",
@@ -335,11 +344,11 @@ def test_values_that_a_dtype_holds(dtype, values):
         ("int8", [200], "holds a value that int8 cannot hold"),
         ("int64", [2**63], "holds a value that int64 cannot hold"),
         ("int64", [1.5], "holds values that are not int64"),
-        ("int64", [1, True], "holds values that are not int64"),
-        ("float32", [[0.5, 1], [0, False]], "holds values that are not float32"),
-        ("bool", [0, 1], "holds values that are not bool"),
-        ("bool", [True, 0], "holds values that are not bool"),
-        ("bool", [0.0], "holds values that are not bool"),
+        ("int64", [1, True], "holds true, which is not int64"),
+        ("float32", [[0.5, 1], [0, False]], "holds false, which is not float32"),
+        ("bool", [0, 1], "holds 0, which is not bool"),
+        ("bool", [True, 0], "holds 0, which is not bool"),
+        ("bool", [0.0], "holds 0.0, which is not bool"),
     ],
 )
 def test_values_that_a_dtype_does_not_hold(dtype, values, words):
@@ -348,6 +357,39 @@ def test_values_that_a_dtype_does_not_hold(dtype, values, words):
         decode(dtype, values)
 
     assert str(caught.value) == f'input "x" {words}'
+
+
+@pytest.mark.parametrize(
+    "item", [b'""', b"{}", b"[]", b"null", b"true", b'{"a":"b"}'], ids=["text", "object", "list", "null", "boolean", "nested"]
+)
+@pytest.mark.parametrize("first", [b'"' + b"a" * 20_000 + b'"', b"0.5"], ids=["text", "number"])
+def test_what_is_no_number_costs_no_memory(first, item):
+    """NumPy would pad every string of a list to the longest: a body of 170 kB made 4 GB of that."""
+    body = b'{"inputs":{"x":[' + b",".join([first] + [item] * 50_000) + b'],"flag":true}}'
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match=r'^input "x" '):
+            predictions.decode(body, signature("float32"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 50_000_000
+
+
+def test_texts_in_an_input_that_nobody_asked_for():
+    """The signature refuses the name; its values are never made an array."""
+    body = b'{"inputs":{"x":[0.5],"flag":true,"more":["' + b"a" * 20_000 + b'"' + b',""' * 50_000 + b"]}}"
+    tracemalloc.start()
+    try:
+        decoded = predictions.decode(body, signature("float32"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 50_000_000
+    with pytest.raises(InvalidInput, match=r"^the model takes x, flag; unknown: more$"):
+        signature("float32").validate(decoded)
 
 
 def test_answers_of_every_dtype():

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import serving.model
 import serving.server
 from artifact.errors import ArtifactError
-from serving.errors import PortTaken
+from serving.errors import ModelNotReady, NoRepository, PortTaken
 from serving.repository import load_repository, newest_versions
 from serving.server import require_free
 from serving.settings import Settings
@@ -81,7 +82,48 @@ def test_an_empty_repository(start_server, tmp_path):
         assert (ready.status_code, ready.json()) == (503, {"ready": False, "error": "no model below models", "models": {}})
         assert server.get("/ping").status_code == 500
         assert server.predict("mlp", ROW).json()["message"] == "no model is called 'mlp'; there are: none"
-        assert "no model below" in server.log.read_text()
+        told = f"no model below {tmp_path / 'models'}: it holds no <name>/<version>/ (say the folder that holds the names)"
+        assert told in server.log.read_text()
+
+
+def test_a_repository_that_is_not_there(tmp_path):
+    """A directory that is missing, or is a file, ends the command with 2 and names the option."""
+    (tmp_path / "file").write_text("")
+    for name in ("nonexist", "file"):
+        done = subprocess.run(
+            [sys.executable, str(PROJECT / "stateserve.py"), "serve", "--repository", name],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.endswith(
+            f"error: the model repository {name} is not a directory; export there first, or say another --repository\n"
+        )
+
+
+def test_a_model_whose_loading_fails_otherwise(make_repository, mlp_artifact, monkeypatch):
+    """Whatever loading one model raises, it alone is not ready, and the others answer."""
+    root = make_repository({"good/1": mlp_artifact, "large/1": mlp_artifact})
+    load = serving.model.artifact.load
+
+    def fail(directory, **options):
+        if directory.parent.name == "large":
+            raise MemoryError("cannot allocate 9 TB")
+        return load(directory, **options)
+
+    monkeypatch.setattr(serving.model.artifact, "load", fail)
+
+    loaded = load_repository(root, threads=1)
+
+    assert not loaded.ready
+    assert [(model.name, model.reason) for model in loaded.not_ready()] == [("large", "MemoryError: cannot allocate 9 TB")]
+    with pytest.raises(ModelNotReady, match=r"^model large version 1 is not ready: MemoryError: cannot allocate 9 TB$"):
+        loaded.model("large").predict({})
+    assert loaded.model("good").predict({"x": np.zeros((1, 4), np.float32)})["logits"].shape == (1, 3)
 
 
 def test_the_newest_version(make_repository, mlp_artifact, counting_artifact):
@@ -114,8 +156,9 @@ def test_names_that_are_no_versions(tmp_path):
     (tmp_path / "readme.txt").write_text("a file")
 
     assert list(newest_versions(tmp_path)) == [("m", 1, tmp_path / "m" / "1")]
-    assert list(newest_versions(tmp_path / "nowhere")) == []
-    assert list(newest_versions(tmp_path / "readme.txt")) == []
+    for wrong in ("nowhere", "readme.txt"):
+        with pytest.raises(NoRepository, match="is not a directory; export there first, or say another --repository"):
+            load_repository(tmp_path / wrong, threads=1)
 
 
 def test_a_version_without_a_manifest_is_not_passed_over(make_repository, mlp_artifact):
