@@ -48,6 +48,18 @@ OPERATOR = re.compile(
 )
 """What a node may call: an ATen operator, or arithmetic on sizes. Custom libraries of operators are not let through."""
 
+GUARD = re.compile(r"L\['\w+'\]\.size\(\)\[\d+\] == L\['\w+'\]\.size\(\)\[\d+\]")
+"""Two axes of one size: the only guard that an export over declared ranges has."""
+NAMES = frozenset({"name", "forward_arg_names"})
+"""Entries that are pasted into source text: identifiers."""
+TREES = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"})
+PLAIN_MEMBER = re.compile(
+    r"[^/]+/(?:data/weights/(?:weight_\d+|model_weights_config\.json)"
+    r"|data/constants/(?:(?:constant|tensor)_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt|models/model\.json|archive_(?:format|version)|byteorder|version|\.data/(?:version"
+    r"|serialization_id)|\.format_version|\.storage_alignment)"
+)
+"""What torch.export.save writes for one program of tensors. PyTorch's reader loads whatever else it finds, native code included."""
+
 MAX_SCANNED_BYTES = 100_000_000
 """A larger config or example input is not scanned: it counts as found."""
 
@@ -76,7 +88,9 @@ def pt2_pickles(path: Path | BinaryIO) -> tuple[str, ...]:
         names = archive.namelist()
         found = {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}
         for name in names:
-            if SAMPLE_INPUTS.search(name):
+            if not PLAIN_MEMBER.fullmatch(name):
+                found.add(name)
+            elif SAMPLE_INPUTS.search(name):
                 if not _is_empty(archive, name) and not _holds_only_tensors(_unpacked(archive, name)):
                     found.add(name)
             elif PICKLED_MEMBER.search(name):
@@ -109,7 +123,7 @@ def _is_plain_program(raw: bytes) -> bool:
     """Whether the program's JSON holds nothing that its reader would evaluate, or look up, beyond tensors' arithmetic."""
     try:
         return _is_plain(json.loads(raw))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError, AttributeError):
         return False
 
 
@@ -124,9 +138,24 @@ def _is_plain(value: Any) -> bool:
 def _is_plain_entry(key: str, value: Any) -> bool:
     if key == "expr_str":
         return isinstance(value, str) and EXPRESSION.fullmatch(value) is not None
-    if key == "target" and isinstance(value, str):
+    if key in {"target", "as_operator"} and isinstance(value, str):
         return "." not in value or OPERATOR.fullmatch(value) is not None
-    return key != "guards_code" or not value
+    if key in NAMES:
+        return all(
+            re.fullmatch(r"\w*", name) for name in (value if isinstance(value, list) else [value]) if isinstance(name, str)
+        )
+    if key in {"in_spec", "out_spec"}:
+        return value is None or (isinstance(value, str) and _is_plain_tree(json.loads(value)[1]))
+    return key != "guards_code" or all(isinstance(guard, str) and GUARD.fullmatch(guard) for guard in value)
+
+
+def _is_plain_tree(spec: Any) -> bool:
+    """Whether a structure is one of tuples, lists and dictionaries under plain names: others name classes to import."""
+    keys = json.loads(spec["context"]) if spec["context"] is not None else None
+    is_named = keys is None or (
+        isinstance(keys, list) and all(isinstance(key, str) and re.fullmatch(r"\w+", key) for key in keys)
+    )
+    return spec["type"] in TREES and is_named and all(_is_plain_tree(child) for child in spec["children_spec"])
 
 
 def _pickled_payloads(name: str, raw: bytes) -> Iterator[str]:

@@ -123,4 +123,4 @@ def test_a_name_that_stands_twice(honest, tmp_path):
     """Of two members of one name it is not known which is read: both count as found."""
     path = changed(honest, tmp_path, "model/MODELS/model.json", b"{}")
 
-    assert pt2_pickles(path) == ("model/models/model.json",)
+    assert pt2_pickles(path) == ("model/MODELS/model.json", "model/models/model.json")

@@ -75,3 +75,40 @@ def test_only_pt2(work):
 
     assert artifact.load(exported.path).engine.name == "pt2"
     assert work.export(formats=("pt2",)).path == exported.path
+
+
+def test_sizes_in_multiples_are_let_through(work):
+    """Arithmetic of symbols, such as 4 times a step, is what the scan of a program expects."""
+    work.net(
+        "good",
+        "pool",
+        inputs={"image": {"dtype": "float32", "shape": ["batch", 1, "height", 8]}},
+        dims={"batch": {"min": 1, "max": 3}, "height": {"min": 8, "max": 16, "multiple": 4}},
+    )
+
+    exported = work.export(formats=("pt2",))
+
+    assert pt2_pickles(exported.path / "model.pt2") == ()
+    assert all(one.passed for one in artifact.load(exported.path, engine="pt2").replay())
+
+
+def test_a_transformer_over_a_sequence_is_let_through(work):
+    """So is BERT's program with any length of text: masks and positions are made of symbols."""
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    params = {**sizes, "max_position_embeddings": 12}
+    work.save(build_model("bert", params).state_dict())
+    tokens = {"dtype": "int64", "shape": ["batch", "sequence"]}
+    work.write(
+        {
+            "schema": 1,
+            "model": {"name": "bert", "params": params},
+            "inputs": {"input_ids": {**tokens, "range": [0, 19]}, "attention_mask": {**tokens, "range": [0, 1]}},
+            "dims": {"batch": {"min": 1, "max": 4}, "sequence": {"min": 1, "max": 12}},
+            "outputs": {"embedding": {"dtype": "float32", "shape": ["batch", 8]}},
+        }
+    )
+
+    exported = work.export(formats=("pt2",))
+
+    assert pt2_pickles(exported.path / "model.pt2") == ()
+    assert all(one.passed for one in artifact.load(exported.path, engine="pt2").replay())
