@@ -58,7 +58,7 @@ PLAIN_MEMBER = re.compile(
     r"|data/constants/(?:(?:constant|tensor)_\d+|model_constants_config\.json)|data/sample_inputs/model\.pt|models/model\.json|archive_(?:format|version)|byteorder|version|\.data/(?:version"
     r"|serialization_id)|\.format_version|\.storage_alignment)"
 )
-"""What torch.export.save writes for one program of tensors. PyTorch's reader loads whatever else it finds, native code included."""
+"""What torch.export.save writes for one program of tensors. PyTorch reads whatever else it finds, native code included."""
 
 MAX_SCANNED_BYTES = 100_000_000
 """A larger config or example input is not scanned: it counts as found."""
