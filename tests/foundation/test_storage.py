@@ -219,13 +219,15 @@ def test_two_writers_of_one_place(tmp_path):
     assert not list((tmp_path / "net").glob(".*"))
 
 
-def test_interrupted_by_a_person(tmp_path, monkeypatch):
+def test_interrupted_by_a_person(tmp_path, monkeypatch, request):
     """Ctrl-C in the middle of a write leaves nothing behind."""
 
     def interrupted(_):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(os, "fsync", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background starts with SIGINT ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         storage.write_directory(tmp_path / "1", FILES)
 
