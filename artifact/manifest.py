@@ -1,6 +1,7 @@
 """The manifest: what an artifact is, by content, and which bytes its files must have."""
 
 import json
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 PROVENANCE = "provenance.json"
 BENCH = "bench.json"
+
+_VERSION = re.compile(r"[1-9][0-9]*")
 
 UNLISTED = frozenset({MANIFEST, ENVIRONMENT, PROVENANCE, BENCH})
 """Files that the manifest does not hash: itself, and facts that differ from run to run."""
@@ -140,6 +143,11 @@ def read_manifest(directory: Path) -> Manifest:
             f"{directory} has no readable {MANIFEST}: an artifact is a directory <name>/<version> that export wrote"
         ) from cause
     return decode(data, directory)
+
+
+def versions(model: Path) -> dict[int, Path]:
+    """What stands below a model's directory under a version's name: a positive integer, as Python prints it."""
+    return {int(path.name): path for path in model.iterdir() if _VERSION.fullmatch(path.name)}
 
 
 def check_listing(directory: Path, manifest: Manifest) -> None:

@@ -69,7 +69,7 @@ def store(packed: Packed, directory: Path, version: int | None) -> tuple[Path, b
         WriteFailed: the version holds other content, or the disk refuses; nothing was written.
     """
     try:
-        existing = _existing(directory)
+        existing = manifest.versions(directory) if directory.exists() else {}
         wanted = existing if version is None else {number: path for number, path in existing.items() if number == version}
         for _, path in sorted(wanted.items(), reverse=True):
             if _holds(path, packed.manifest):
@@ -85,12 +85,6 @@ def store(packed: Packed, directory: Path, version: int | None) -> tuple[Path, b
             f"the artifact could not be written below {directory}: {cause.strerror or cause}; nothing was written"
         ) from cause
     return target, True
-
-
-def _existing(directory: Path) -> dict[int, Path]:
-    if not directory.exists():
-        return {}
-    return {int(path.name): path for path in directory.iterdir() if path.name.isdecimal() and path.name[0] != "0"}
 
 
 def _holds(path: Path, made: Manifest) -> bool:

@@ -23,7 +23,7 @@ from export.capture import Captured
 from export.cases import Case, golden_candidates, parity_cases
 from export.cost import Clock, ParityLimits, activation_bytes
 from export.errors import ParityFailed
-from export.reference import Reference
+from export.reference import Reference, judged_by
 from foundation.environment import cores
 
 Arrays = Mapping[str, np.ndarray]
@@ -191,7 +191,7 @@ def _compare_batching(trial: _Trial) -> dict[str, Any]:
             f"of {error:.2e}. A server that joins requests would give wrong answers; make forward treat each row by itself, "
             f"or declare dims.{batch} with min and max 1"
         )
-    alone = [trial.reference.expected(block, trial.reference.eager(block)) for block in blocks]
+    alone = [judged_by(wide, trial.reference.eager(block)) for wide, block in zip(apart, blocks, strict=True)]
     judged = {name: np.concatenate([answer[name] for answer in alone]) for name in together}
     trial.compare("mixed rows, batched", joined, judged, trial.reference.precision, None)
     return {"dim": batch, "rows": rows, "scaled": error}

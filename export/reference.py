@@ -56,12 +56,8 @@ class Reference:
         return self._checked(self._wide, inputs, torch.float64)
 
     def expected(self, inputs: Arrays, eager: Arrays) -> dict[str, np.ndarray]:
-        """What engines are judged by: the float64 answer, and eager's own where an output holds integers or booleans.
-
-        These have no error that a budget could allow, and a comparison may well come out otherwise in float64. Raises as `eager`.
-        """
-        wide = self.wide(inputs)
-        return {name: array if array.dtype.kind == "f" else eager[name] for name, array in wide.items()}
+        """What engines are judged by for these inputs, see `judged_by`. Raises as `eager` does."""
+        return judged_by(self.wide(inputs), eager)
 
     def _checked(self, model: nn.Module, inputs: Arrays, dtype: torch.dtype | None) -> dict[str, np.ndarray]:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
@@ -92,3 +88,11 @@ class Reference:
             answer: Any = model(*tensors(inputs, self._signature, dtype))
         answers = list(answer) if isinstance(answer, (tuple, list)) else [answer]
         return {spec.name: tensor.numpy() for spec, tensor in zip(self._signature.outputs, answers, strict=True)}
+
+
+def judged_by(wide: Arrays, eager: Arrays) -> dict[str, np.ndarray]:
+    """What engines are judged by: the float64 answer, and eager's own where an output holds integers or booleans.
+
+    These have no error that a budget could allow, and a comparison may well come out otherwise in float64.
+    """
+    return {name: array if array.dtype.kind == "f" else eager[name] for name, array in wide.items()}

@@ -1,14 +1,12 @@
 """The model repository: `<name>/<version>/` on disk, the newest version of each model in memory."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from artifact.manifest import versions
 from serving.errors import ModelNotFound, NoRepository
 from serving.model import ServedModel, load_model
-
-_VERSION = re.compile(r"[1-9][0-9]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def load_repository(root: Path, threads: int | None) -> Repository:
 def newest_versions(root: Path) -> Iterator[tuple[str, int, Path]]:
     """Name, version and directory of the newest version of each model, by name."""
     for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        versions = {int(path.name): path for path in model.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir()}
-        if versions:
-            newest = max(versions)
-            yield model.name, newest, versions[newest]
+        there = {number: path for number, path in versions(model).items() if path.is_dir()}
+        if there:
+            newest = max(there)
+            yield model.name, newest, there[newest]
