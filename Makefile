@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test demo bench-export clean
+.PHONY: install lint test demo bench-export bench-serving clean
 
 install: .venv/.installed
 
@@ -29,6 +29,9 @@ demo: install
 
 bench-export: install
 	$(BIN)/python docs/benchmarks/measure_export.py
+
+bench-serving: install
+	$(BIN)/python -m bench.serving --to docs/benchmarks/serving.md
 
 clean:
 	rm -rf .venv model_repository examples/digits/best.pth

@@ -101,6 +101,15 @@ class Signature:
         Raises:
             InvalidInput: an input is missing or unknown, or its dtype, shape or values are not as declared.
         """
+        sizes = self.validate_shapes(inputs)
+        self.validate_values(inputs)
+        return sizes
+
+    def validate_shapes(self, inputs: Mapping[str, np.ndarray], max_rows: int | None = None) -> dict[str, int]:
+        """As `validate`, without a look at the values; with `max_rows`, so many rows are allowed, and not the declared most.
+
+        A server joins and splits requests along `batch_dim`, so that its engine is never given more rows than were proven.
+        """
         self._check_names(inputs)
         sizes: dict[str, int] = {}
         for spec in self.inputs:
@@ -109,9 +118,13 @@ class Signature:
                 raise InvalidInput(f'input "{spec.name}" is a {type(array).__name__}; give a NumPy array of {spec.dtype}')
             if array.dtype != DTYPES[spec.dtype]:
                 raise InvalidInput(f'input "{spec.name}" is {array.dtype}; the signature says {spec.dtype}')
-            self._check_shape(spec, array.shape, sizes)
-            _check_values(spec, array)
+            self._check_shape(spec, array.shape, sizes, max_rows)
         return sizes
+
+    def validate_values(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Raises InvalidInput where a value lies outside its input's declared range. Names and shapes are not looked at."""
+        for spec in self.inputs:
+            _check_values(spec, inputs[spec.name])
 
     def _check_names(self, inputs: Mapping[str, np.ndarray]) -> None:
         declared = [spec.name for spec in self.inputs]
@@ -121,7 +134,7 @@ class Signature:
             found = f"missing: {', '.join(missing)}" if missing else f"unknown: {', '.join(unknown)}"
             raise InvalidInput(f"the model takes {', '.join(declared)}; {found}")
 
-    def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int], max_rows: int | None) -> None:
         if len(shape) != len(spec.shape):
             raise InvalidInput(f'input "{spec.name}" has shape {list(shape)}; the signature says {_shape_text(spec.shape)}')
         for dim, size in zip(spec.shape, shape, strict=True):
@@ -130,10 +143,14 @@ class Signature:
                     raise InvalidInput(
                         f'input "{spec.name}" has shape {list(shape)}; the signature says {_shape_text(spec.shape)}'
                     )
-            elif not self.dims[dim].allows(size):
-                raise InvalidInput(f'input "{spec.name}": {dim} is {size}; the signature allows {self.dims[dim]}')
+            elif not (allowed := self._dim(dim, max_rows)).allows(size):
+                raise InvalidInput(f'input "{spec.name}": {dim} is {size}; the signature allows {allowed}')
             elif sizes.setdefault(dim, size) != size:
                 raise InvalidInput(f'input "{spec.name}": {dim} is {size}, but {sizes[dim]} in another input')
+
+    def _dim(self, name: str, max_rows: int | None) -> Dim:
+        dim = self.dims[name]
+        return dim if max_rows is None or name != self.batch_dim else Dim(min(dim.min, max_rows), max_rows, 1)
 
     def to_json(self) -> dict[str, Any]:
         """The signature as it stands in the manifest."""

@@ -1,42 +1,87 @@
 """The command: `python -m serving`, which is `stateserve serve`."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from foundation.command import exit_codes
+from serving.read_settings import ReadSettings, read_settings, to_properties
+from serving.settings import GROUPS, Settings, as_text, flag_name, group, what_it_does
+
+UNITS = {"s": "SECONDS", "ms": "MILLISECONDS", "bytes": "BYTES", "rows": "ROWS"}
+"""What a setting's number counts, by the last word of its name."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+def _flags() -> list[inspect.Parameter]:
+    """One option per field of `Settings`; what it says is read as what a file or a variable says, switches apart."""
+    names = sorted(Settings.model_fields, key=lambda name: GROUPS.index(group(name)))
+    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name)) for name in names]
+
+
+def _flag(name: str) -> Any:
+    field = Settings.model_fields[name]
+    is_switch = field.annotation is bool
+    option = typer.Option(
+        f"{flag_name(name)}/{flag_name(name, off=True)}" if is_switch else flag_name(name),
+        help=f"{what_it_does(name)} Default: {as_text(name, field.default)}.",
+        metavar="" if is_switch else UNITS.get(name.rpartition("_")[2], "VALUE"),
+        rich_help_panel=group(name),
+    )
+    return Annotated[(bool if is_switch else str) | None, option]
+
+
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, its `**flags` written out, as typer wants to see them."""
+    own = [
+        parameter for parameter in inspect.signature(command).parameters.values() if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    parameters = [*own, *_flags()]
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
 @app.command()
+@_with_flags
 def serve(
-    repository: Annotated[Path | None, typer.Option(help="The model repository. Default: model_repository.")] = None,
+    *,
     config: Annotated[Path | None, typer.Option(help="The settings' file. Default: ./config.properties, if it is there.")] = None,
-    host: Annotated[str | None, typer.Option(help="The address to listen on. Default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port to listen on. Default: 8080.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of one engine call. Default: the engine's own choice.")] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(help="The largest body that is read. Default: 64 MiB.")] = None,
-    drain_timeout_s: Annotated[float | None, typer.Option(help="Seconds for requests in flight at the end. Default: 30.")] = None,
+    print_settings: Annotated[
+        bool, typer.Option("--print-settings", help="Print the settings that hold, and where each comes from; serve nothing.")
+    ] = False,
+    **flags: Any,
 ) -> None:
-    """Serve the artifacts of a model repository over HTTP."""
-    import logging
+    """Serve the artifacts of a model repository over HTTP.
 
+    Every setting is an option here (--max-body-bytes 64MiB),
+    a variable (STATESERVE_MAX_BODY_BYTES=64MiB), and a key of
+    config.properties (max_body_bytes=64MiB); the first of these holds.
+    """
     with exit_codes(as_json=False):
-        from serving.server import serve as run_server  # the server's libraries are heavy: --help does not wait for them
-        from serving.settings import read_settings
+        read = read_settings(flags, config)
+        if print_settings:
+            typer.echo(to_properties(read), nl=False)
+        else:
+            _serve(read)
 
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        flags = {
-            "repository": repository,
-            "host": host,
-            "port": port,
-            "threads": threads,
-            "max_body_bytes": max_body_bytes,
-            "drain_timeout_s": drain_timeout_s,
-        }
-        run_server(read_settings(flags, config))
+
+def _serve(read: ReadSettings) -> None:
+    from serving import logs
+
+    lines = logs.configure(read.settings.log_format, access_log=read.settings.access_log)
+    try:
+        if read.ignored:
+            logs.log.warning("TorchServe's keys in the settings' file have no effect here: %s", ", ".join(read.ignored))
+        from serving.server import serve as run_server  # the server's libraries are heavy: --help does not wait for them
+
+        run_server(read.settings)
+    finally:
+        lines.flush()  # before the error that ends the command is told
 
 
 if __name__ == "__main__":

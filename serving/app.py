@@ -1,50 +1,126 @@
-"""The FastAPI application: routes, lifespan, and the only place where an error becomes an HTTP status."""
+"""The FastAPI application: complete under any ASGI server; under ours, the prediction routes are answered before it."""
 
+import asyncio
 import contextlib
-import http
 import logging
-from collections.abc import AsyncIterator
-from importlib.metadata import version
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from artifact.errors import InvalidInput
 from foundation.errors import StateserveError
-from serving.errors import BadRequest, BodyTooLarge, ServingError
-from serving.model import ServedModel
-from serving.protocols import predictions
-from serving.repository import Repository, load_repository
-from serving.settings import Settings
+from serving import logs, messages, openapi
+from serving.body import Arrivals, gathered, require_declared
+from serving.error_answer import error_answer
+from serving.errors import ClientLeft, ModelNotFound, ModelNotReady
+from serving.inference import Inference
+from serving.metrics import Metrics
+from serving.model import ServedModel, load_model
+from serving.protocols import management, metadata
+from serving.protocols.asked import Limits
+from serving.protocols.statistics import statistics
+from serving.repository import Event, Repository
+from serving.settings import ModelSettings, Settings
 
 log = logging.getLogger("stateserve")
 
 
+@dataclass(slots=True)
+class Running:
+    """What one server consists of. `draining`: it answers, but says that it is not ready, since it is about to end."""
+
+    settings: Settings
+    repository: Repository
+    metrics: Metrics
+    inference: Inference
+    new_id: Callable[[], str]
+    draining: bool = False
+
+
 def create_app(settings: Settings) -> FastAPI:
-    """The application for one repository, whose models are loaded when it starts; it runs under any ASGI server."""
+    """The application for one repository, whose models are loaded when it starts. `app.state.running` holds its parts."""
+    running = _running(settings)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.repository = await run_in_threadpool(load_repository, settings.repository, settings.threads)
-        yield
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with running.repository:
+            yield
 
-    app = FastAPI(title="Stateserve", version=version("stateserve"), lifespan=lifespan)
-    app.state.settings = settings
-    app.add_api_route("/ping", ping, methods=["GET"], summary="Health, as TorchServe says it")
-    app.add_api_route("/v2/health/live", live, methods=["GET"], summary="Whether the process answers")
-    app.add_api_route("/v2/health/ready", ready, methods=["GET"], summary="Whether every model passed its golden cases")
-    app.add_api_route("/predictions/{model}", predict, methods=["POST"], summary="Ask a model")
+    app = FastAPI(title="Stateserve", version=installed("stateserve"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.running = running
+    app.mount("/docs/assets", openapi.docs_assets())
+    app.add_api_route("/", root, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+    for path, endpoint, summary in _ROUTES:
+        app.add_api_route(path, endpoint, methods=["GET"], summary=summary)
+    for path in _PREDICTION_PATHS:
+        app.add_api_route(path, predict, methods=["POST"], include_in_schema=False)
+    app.include_router(management.router(lambda: running.repository, settings))
+    app.openapi = lambda: _document(app, running)
     for kind in (StateserveError, HTTPException, Exception):
         app.add_exception_handler(kind, on_error)
     return app
 
 
+def _running(settings: Settings) -> Running:
+    limits = Limits(
+        max_body_bytes=settings.max_body_bytes, max_tensors=settings.max_tensors, max_json_depth=settings.max_json_depth
+    )
+
+    arrivals = Arrivals(settings.body_timeout_s)
+
+    async def load(name: str, version: int, directory: Path, model_settings: ModelSettings) -> ServedModel:
+        served = await load_model((name, version), directory, model_settings, limits, arrivals.__len__)
+        log.info("%s version %s: %s", name, version, served.execution, extra={"model": name, "version": version})
+        return served
+
+    def told(event: Event) -> None:
+        _log_event(event)
+        if event.what == "served":
+            metrics.loaded(event.name, replaces=event.replaces)
+        elif event.what == "failed":
+            metrics.load_failed(event.name)
+
+    repository = Repository(settings, load, told)
+    metrics = Metrics(repository.served, repository.states)
+    inference = Inference(repository, metrics, arrivals, settings)
+    return Running(settings, repository, metrics, inference, logs.request_ids())
+
+
+def _log_event(event: Event) -> None:
+    facts = {"model": event.name, "version": event.version}
+    match event.what:
+        case "served":
+            log.info("%s version %s passed its golden cases, in %.2f s", event.name, event.version, event.seconds, extra=facts)
+        case "retired" if event.error is None:
+            log.info("%s version %s answered all that it had begun, and left", event.name, event.version, extra=facts)
+        case _:
+            unforeseen = event.error if not isinstance(event.error, StateserveError) else None
+            log.error(
+                "%s version %s: %s: %s", event.name, event.version, event.what, event.error, extra=facts, exc_info=unforeseen
+            )
+
+
+async def root() -> RedirectResponse:
+    """A person who opens the address wants to know what can be asked."""
+    return RedirectResponse("docs")
+
+
+async def docs() -> HTMLResponse:
+    """The page that shows every model's own requests, and tries them."""
+    return openapi.docs_page()
+
+
 async def ping(request: Request) -> JSONResponse:
     """TorchServe's health: 200 Healthy, or 500 Unhealthy."""
-    healthy = _repository(request).ready
+    healthy = _of(request).repository.readiness().ready
     return JSONResponse({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
 
 
@@ -54,72 +130,177 @@ async def live() -> JSONResponse:
 
 
 async def ready(request: Request) -> JSONResponse:
-    """200 if there is a model and every one passed its checks; else 503, with the reasons."""
-    repository = _repository(request)
-    if repository.ready:
-        return JSONResponse({"ready": True})
-    reasons = {model.name: model.reason for model in repository.not_ready()}
-    error = "; ".join(str(reason) for reason in reasons.values()) or f"no model below {repository.root.name}"
-    return JSONResponse({"ready": False, "error": error, "models": reasons}, 503)
+    """200 if every required model has a version that passed its checks; else, and before the end, 503 with the reasons."""
+    running = _of(request)
+    found = running.repository.readiness()
+    if running.draining:
+        return JSONResponse({"ready": False, "error": "the server is about to end", "models": {}}, 503)
+    if found.ready:
+        return JSONResponse({"ready": True, **({"warnings": dict(found.warnings)} if found.warnings else {})})
+    return JSONResponse({"ready": False, "error": "; ".join(found.reasons.values()), "models": dict(found.reasons)}, 503)
 
 
-async def predict(model: str, request: Request) -> Response:
-    """Answers `{"inputs": {name: nested lists}}` with `{"model_name", "model_version", "outputs": {name: nested lists}}`."""
-    body = await _body(request)
-    served = _repository(request).model(model)
-    return Response(await run_in_threadpool(_answer, served, body), media_type="application/json")
+async def server_metadata() -> dict[str, Any]:
+    """Name, version, and the extensions of the protocol that are spoken."""
+    return metadata.server_metadata(installed("stateserve"))
 
 
-def _answer(served: ServedModel, body: bytes) -> bytes:
-    """In a thread: a large body takes long to decode, and the event loop has others to listen to."""
-    inputs = predictions.decode(body, served.ready().signature)
-    return predictions.encode(served.name, served.version, served.predict(inputs))
+async def models(request: Request) -> dict[str, list[str]]:
+    """The models that are served, as KServe lists them."""
+    return {"models": _of(request).repository.names()}
 
 
-async def on_error(request: Request, error: Exception) -> JSONResponse:
-    """`{"error"}` below /v2, TorchServe's `{"code", "type", "message"}` elsewhere.
-
-    What the client did wrong is told in full; what failed here is told by kind, and in full in the log.
-    """
-    status, kind, headers = _status(error), type(error).__name__, None
-    message = str(error)
-    if isinstance(error, HTTPException):  # the framework's own: no such route, or not with this method
-        kind, headers = http.HTTPStatus(status).phrase.title().replace(" ", ""), error.headers
-        message = f"{request.method} {request.url.path}: {error.detail}"
-    if status == http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        message = f"{kind}: the server failed; its log says more"
-    if request.url.path.startswith("/v2"):
-        return JSONResponse({"error": message}, status, headers)
-    return JSONResponse({"code": status, "type": kind, "message": message}, status, headers)
+async def model_metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    """Inputs, outputs and versions of a model."""
+    repository = _of(request).repository
+    served = repository.find(model, version)
+    versions = [one.version for one in repository.served(model)]
+    properties = metadata.model_properties(served.artifact.manifest, repository.labels(model))
+    engine = served.artifact.engine.name
+    return metadata.model_metadata(model, versions, served.signature, engine, {**properties, "execution": str(served.execution)})
 
 
-def _status(error: Exception) -> int:
-    if isinstance(error, InvalidInput):
-        return 400
-    if isinstance(error, HTTPException):
-        return error.status_code
-    return error.status if isinstance(error, ServingError) else 500
-
-
-def _repository(request: Request) -> Repository:
-    return request.app.state.repository
-
-
-async def _body(request: Request) -> bytes:
-    """The body, which is never held beyond `max_body_bytes`, and not read at all where it says that it is larger."""
-    limit = request.app.state.settings.max_body_bytes
-    too_large = BodyTooLarge(f"the body has more than {limit} bytes (setting max_body_bytes)")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise too_large
-    chunks, size = [], 0
+async def model_ready(request: Request, model: str, version: str | None = None) -> JSONResponse:
+    """200 if the version passed its checks and is served; 503, with the reason, if it did not."""
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise too_large
-            chunks.append(chunk)
+        _of(request).repository.find(model, version)
+    except ModelNotReady as error:
+        return JSONResponse({"name": model, "ready": False, "error": str(error)}, 503)
+    return JSONResponse({"name": model, "ready": True})
+
+
+async def model_config(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+    """How a version joins requests and runs, as Triton's ModelConfig."""
+    served = _of(request).repository.find(model, version)
+    settings, execution = served.settings, served.execution
+    batching = metadata.Batching(
+        max_rows=served.most_rows,
+        max_queue_rows=served.max_queue_rows,
+        instances=execution.instances,
+        preferred_rows=settings.preferred_batch_sizes,
+        max_delay_ms=settings.max_delay_ms,
+        priority_levels=settings.priority_levels,
+        default_priority=settings.default_priority,
+        default_timeout_s=settings.default_timeout_s,
+        version_policy=str(settings.version_policy),
+    )
+    facts = {"content_id": served.artifact.manifest.content_id, "execution": str(execution)}
+    return metadata.model_config(model, served.signature, served.artifact.engine.name, batching, facts)
+
+
+async def model_statistics(request: Request, model: str | None = None, version: str | None = None) -> dict[str, Any]:
+    """What was asked and how long it took, as Triton counts it: of one version, of a model's, or of all."""
+    repository = _of(request).repository
+    if version is not None and model is not None:
+        return statistics([repository.find(model, version)])
+    if model is not None:
+        repository.find(model)  # says what there is, if there is no such model
+    return statistics(repository.served(model))
+
+
+async def metrics(request: Request) -> Response:
+    """Counters, gauges and histograms, as Prometheus or OpenMetrics text."""
+    text, content_type = await asyncio.to_thread(_of(request).metrics.text, request.headers.get("accept"))
+    return Response(text, headers={"content-type": content_type})
+
+
+async def predict(request: Request) -> Response:
+    """The ASGI face of the prediction handlers; under our own server the RSGI face (serving/rsgi.py) answers first."""
+    running = _of(request)
+    inference, request_id, path = running.inference, _request_id(request), request.scope["path"]
+    route = inference.route(path)
+    if route is None:  # a name that holds a slash
+        raise HTTPException(404, "Not Found")
+    inference.active += 1
+    try:
+        body = await _body(request, running)
+        asked = messages.Request("POST", path, request.url.query, request.headers, body)
+        answer = await inference.answer(route, asked, request_id, lambda: _left(request))
+    except StateserveError as error:
+        answer = inference.refuse(error, "POST", path, request_id)
+    finally:
+        inference.active -= 1
+    return _response(answer)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """See serving/error_answer.py."""
+    return _response(error_answer(error, request.method, request.url.path, _request_id(request)))
+
+
+async def _body(request: Request, running: Running) -> bytes:
+    """The body, within its limits.
+
+    Raises:
+        BodyTooLarge, BodyTimeout, BadRequest: it is larger than allowed, comes too slowly, or says no length that we read.
+        ClientLeft: the client left before it was whole.
+    """
+    require_declared(request.headers.get("content-length"), running.settings.max_body_bytes)
+    arrivals = running.inference.arrivals
+    task = arrivals.begin(asyncio.get_running_loop(), time.perf_counter())
+    try:
+        body = await gathered(request.stream(), running.settings.max_body_bytes)
+        arrivals.end(task)
     except ClientDisconnect as cause:
-        raise BadRequest("the client left before its body was whole") from cause
-    return b"".join(chunks)
+        arrivals.end(task)
+        raise ClientLeft("the client left before its body was whole") from cause
+    except (Exception, asyncio.CancelledError) as error:
+        raise arrivals.ended_by(error, task) from error
+    return body
+
+
+async def _left(request: Request) -> None:
+    """Ends when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(answer: messages.Answer) -> Response:
+    response = Response(answer.body, answer.status)
+    response.raw_headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    return response
+
+
+def _of(request: Request) -> Running:
+    return request.app.state.running
+
+
+def _request_id(request: Request) -> str:
+    return logs.accepted_id(request.headers.get("x-request-id")) or _of(request).new_id()
+
+
+def _document(app: FastAPI, running: Running) -> dict[str, Any]:
+    """The OpenAPI document, with every served version's own typed requests."""
+    repository = running.repository
+    served = repository.served()
+    described = [openapi.Described(one.name, one.version, one.signature, one.max_queue_rows) for one in served]
+    defaults = {}
+    for name in repository.names():
+        with contextlib.suppress(ModelNotFound, ModelNotReady):  # only a labelled version of it is served
+            defaults[name] = repository.find(name).version
+    return openapi.document(app, described, defaults, f"http://{running.settings.host}:{running.settings.port}")
+
+
+_PREDICTION_PATHS = (
+    "/v2/models/{model}/infer",
+    "/v2/models/{model}/versions/{version}/infer",
+    "/predictions/{model}",
+    "/predictions/{model}/{version}",
+)
+_ROUTES = (
+    ("/ping", ping, "Health, as TorchServe says it"),
+    ("/v2/health/live", live, "Whether the process answers"),
+    ("/v2/health/ready", ready, "Whether every required model passed its golden cases"),
+    ("/v2", server_metadata, "The server's metadata"),
+    ("/v2/models", models, "The models that are served"),
+    ("/v2/models/stats", model_statistics, "The statistics of all models"),
+    ("/v2/models/{model}", model_metadata, "A model's metadata"),
+    ("/v2/models/{model}/versions/{version}", model_metadata, "A version's metadata"),
+    ("/v2/models/{model}/ready", model_ready, "Whether a model is ready"),
+    ("/v2/models/{model}/versions/{version}/ready", model_ready, "Whether a version is ready"),
+    ("/v2/models/{model}/config", model_config, "A model's configuration"),
+    ("/v2/models/{model}/versions/{version}/config", model_config, "A version's configuration"),
+    ("/v2/models/{model}/stats", model_statistics, "A model's statistics"),
+    ("/v2/models/{model}/versions/{version}/stats", model_statistics, "A version's statistics"),
+    ("/metrics", metrics, "Metrics for Prometheus"),
+)

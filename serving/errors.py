@@ -5,9 +5,17 @@
   - NoRepository         the model repository is not a directory (the server does not start)
   - PortTaken            another process listens there (the server does not start)
   - BadRequest           the request is not one that we read (400)
-  - BodyTooLarge         the body is larger than `max_body_bytes` (413)
+  - NotAllowed           the settings do not let this client do that (403)
   - ModelNotFound        no model of that name, or version, is in the repository (404)
+  - NotAcceptable        none of the forms that the client accepts is one that we write (406)
+  - BodyTimeout          the body did not arrive in `body_timeout_s` (408)
+  - BodyTooLarge         the body is larger than `max_body_bytes` (413)
+  - UnsupportedBody      the body's content type or encoding is not one that we read (415)
+  - ClientLeft           the client left before its answer was there (499: nobody reads it)
+  - LoadFailed           a version failed its checks when it was to be loaded (400)
   - ModelNotReady        the model is there, but failed its checks (503)
+  - QueueFull            more rows wait than `max_queue_rows` (503, with Retry-After)
+  - DeadlinePassed       the request's own deadline passed before the engine could begin (504)
 """
 
 from typing import ClassVar
@@ -59,3 +67,55 @@ class ModelNotReady(ServingError):
     """The model is there, but failed its checks: the server's fault, and told in full, since the client cannot mend it."""
 
     status: ClassVar[int] = 503
+
+
+class NotAllowed(ServingError):
+    """The settings do not let this client do that."""
+
+    status: ClassVar[int] = 403
+
+
+class NotAcceptable(ServingError):
+    """None of the forms that the client accepts is one that we write."""
+
+    status: ClassVar[int] = 406
+
+
+class BodyTimeout(ServingError):
+    """The body did not arrive in the time that the settings allow."""
+
+    status: ClassVar[int] = 408
+
+
+class UnsupportedBody(ServingError):
+    """The body's content type or encoding is not one that we read."""
+
+    status: ClassVar[int] = 415
+
+
+class ClientLeft(ServingError):
+    """The client left before its answer was there; its rows that still waited were dropped."""
+
+    status: ClassVar[int] = 499
+
+
+class LoadFailed(ServingError):
+    """A version failed its checks when it was to be loaded; what was served before is served on."""
+
+    status: ClassVar[int] = 400
+
+
+class QueueFull(ServingError):
+    """More rows wait than the settings allow; `retry_after_s` is when they should have been answered."""
+
+    status: ClassVar[int] = 503
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlinePassed(ServingError):
+    """The request's own deadline passed before the engine could begin."""
+
+    status: ClassVar[int] = 504

@@ -1,52 +1,156 @@
-"""One served version: the artifact and whether it may answer."""
+"""One served version: a proven artifact, its batcher, and what it may be asked."""
 
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+from artifact import Artifact, manifest
+from artifact.signature import Signature
+from serving.batcher import Arriving, Batcher, BatchLimits, Job
+from serving.errors import BadRequest
+from serving.execution import Prepared, most_rows, prepare
+from serving.instance import Instance, ThreadInstance
+from serving.joined import JoinedEngine
+from serving.metrics import VersionMetrics
+from serving.protocols.asked import Asked, Codec, Limits
+from serving.protocols.oip import OipCodec
+from serving.protocols.predictions import PredictionsCodec
+from serving.settings import ModelSettings
 
-import artifact
-from artifact import Artifact, golden
-from foundation.errors import StateserveError
-from serving.errors import ModelNotReady
+_QUEUE_CALLS = 8
+_QUEUE_ROWS = 128
+"""Without a setting, as many rows may wait as eight calls take, and at least so many."""
 
-log = logging.getLogger("stateserve")
+Place = tuple[str, int]
+"""A model's name, and a version's number."""
 
 
-@dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A version of a model. `loaded` is None, and `reason` says why, where it failed its checks."""
+    """A version that passed its checks. Made by `load_model`, on the event loop, where all of it lives.
 
-    name: str
-    version: int
-    loaded: Artifact | None
-    reason: str | None = None
+    `codecs` are the protocols' decoders and encoders, `metrics` what is counted, `in_flight` the requests that entered.
+    """
 
-    def ready(self) -> Artifact:
-        """The artifact.
+    def __init__(self, place: Place, prepared: Prepared, settings: ModelSettings, limits: Limits, arriving: Arriving) -> None:
+        self.name, self.version = name, version = place
+        self.artifact = loaded = prepared.artifact
+        self.settings = settings
+        self.execution = prepared.execution
+        self.metrics = VersionMetrics(name, version)
+        self._loop = asyncio.get_running_loop()
+        self.max_queue_rows = settings.max_queue_rows or max(_QUEUE_CALLS * self.execution.max_rows, _QUEUE_ROWS)
+        self.batcher = Batcher(self._runs(), self._batch_limits(), self.metrics, arriving)
+        allowed = replace(limits, max_rows=self.max_queue_rows)
+        labels = read_labels(loaded)
+        self.codecs: Mapping[str, Codec] = {
+            "oip": OipCodec(name, version, loaded.signature, allowed, labels),
+            "predictions": PredictionsCodec(name, version, loaded.signature, allowed, labels),
+        }
+        self._levels, self._default_priority = settings.priority_levels, settings.default_priority
+        self._default_timeout_s = settings.default_timeout_s
+        self.in_flight = 0
+        self._drained: asyncio.Future[None] | None = None
+
+    @property
+    def signature(self) -> Signature:
+        """What the model takes and gives."""
+        return self.artifact.signature
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of one engine call at most, as proven and set; on the event loop fewer may be joined."""
+        return most_rows(self.signature, self.settings)
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the engine."""
+        return self.batcher.queued_rows
+
+    def job(self, asked: Asked) -> Job:
+        """What was asked, as the batcher takes it; its deadline runs from now.
 
         Raises:
-            ModelNotReady: it failed its checks.
+            BadRequest: there is no such level of priority.
         """
-        if self.loaded is None:
-            raise ModelNotReady(f"model {self.name} version {self.version} is not ready: {self.reason}")
-        return self.loaded
+        priority = asked.priority or self._default_priority
+        if priority > self._levels:
+            raise BadRequest(f"priority is {priority}; the model has levels 1 (first) to {self._levels}, and 0 for its default")
+        job = Job(asked.inputs, asked.rows, asked.group, self._loop.create_future(), priority - 1)
+        timeout_s = asked.timeout_s or self._default_timeout_s
+        if timeout_s:
+            self.batcher.expire_at(job, self._loop.time() + timeout_s)
+        return job
 
-    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs, by name. Raises ModelNotReady, and as `Artifact.run` does."""
-        return self.ready().run(inputs)
+    def leave(self) -> None:
+        """The end of a request that entered by adding to `in_flight`: a version that is retired waits for all of them."""
+        self.in_flight -= 1
+        if not self.in_flight and self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def retire(self) -> None:
+        """Waits until every request that entered is answered, then ends the threads. No request enters any more."""
+        if self._drained is None:
+            self._drained = asyncio.get_running_loop().create_future()
+            if not self.in_flight:
+                self._drained.set_result(None)
+            await asyncio.shield(self._drained)
+            self.batcher.close()
+        else:
+            await asyncio.shield(self._drained)
+
+    def _runs(self) -> JoinedEngine | list[Instance]:
+        padded = _padding(self.signature, self.settings, self.execution.max_rows)
+        joined = JoinedEngine(self.artifact.engine, self.signature, padded)
+        if self.execution.on_loop:
+            return joined
+        names = [f"{self.name}-{self.version}-{number}" for number in range(self.execution.instances)]
+        return [ThreadInstance(joined, name, self._loop) for name in names]
+
+    def _batch_limits(self) -> BatchLimits:
+        most = self.execution.max_rows
+        return BatchLimits(
+            max_rows=most,
+            max_queue_rows=self.max_queue_rows,
+            full_rows=max((size for size in self.settings.preferred_batch_sizes if size <= most), default=most),
+            max_delay_s=self.settings.max_delay_ms / 1000,
+            priority_levels=self.settings.priority_levels,
+        )
 
 
-def load_model(name: str, version: int, directory: Path, threads: int | None) -> ServedModel:
-    """Loads an artifact and replays its golden cases; what fails makes the model not ready, and nothing worse."""
-    try:
-        loaded = artifact.load(directory, engine="onnx", threads=threads)
-        golden.require(loaded.replay())
-    except StateserveError as error:
-        return ServedModel(name, version, None, str(error))
-    except Exception as error:  # whatever one model's loading raises, the others are served
-        log.exception("%s version %s cannot be loaded", name, version)
-        return ServedModel(name, version, None, f"{type(error).__name__}: {error}")
-    return ServedModel(name, version, loaded)
+async def load_model(place: Place, directory: Path, settings: ModelSettings, limits: Limits, arriving: Arriving) -> ServedModel:
+    """Checks every hash, makes the engine, replays the golden cases, and measures; in a thread, while others are answered.
+
+    `arriving` says how many bodies are being read: see `Batcher`.
+
+    Raises:
+        StateserveError: a check failed.
+    """
+    prepared = await asyncio.to_thread(prepare, directory, settings)
+    return ServedModel(place, prepared, settings, limits, arriving)
+
+
+def _padding(signature: Signature, settings: ModelSettings, most: int) -> Callable[[int], int]:
+    """How many rows a call for so many is given: a preferred size where one is near above, and always one that was proven."""
+    if signature.batch_dim is None:
+        return lambda rows: rows
+    dim = signature.dims[signature.batch_dim]
+    preferred = [size for size in settings.preferred_batch_sizes if size <= most and dim.allows(size)]
+    if not preferred and dim.min == dim.multiple == 1:
+        return lambda rows: rows
+    allowed = [size for size in range(dim.min, most + 1) if dim.allows(size)]
+    padded = {
+        rows: next((size for size in preferred if size >= rows), next((size for size in allowed if size >= rows), most))
+        for rows in range(1, most + 1)
+    }
+    return padded.__getitem__
+
+
+def read_labels(loaded: Artifact) -> dict[str, tuple[str, ...]]:
+    """Output name -> its classes' labels, one a line of the file that the output names."""
+    labels = {}
+    for spec in loaded.signature.outputs:
+        if spec.labels is not None:
+            data = manifest.read_listed(loaded.path, spec.labels, loaded.manifest.listed[spec.labels])
+            labels[spec.name] = tuple(data.decode("utf-8").splitlines())
+    return labels

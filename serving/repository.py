@@ -1,56 +1,486 @@
-"""The model repository: `<name>/<version>/` on disk, the newest version of each model in memory."""
+"""The model repository at run time: `<name>/<version>/` on disk, served versions in memory, and how the second follows the first.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+All state lives on the event loop. A version is loaded beside the one that it replaces and takes over between two requests, by one
+assignment to the routes; what it replaced answers what it has begun, and leaves in the background. What fails its checks never
+takes over.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Self
 
-from artifact.manifest import versions
-from serving.errors import ModelNotFound, NoRepository
-from serving.model import ServedModel, load_model
+from foundation.errors import StateserveError
+from serving.errors import LoadFailed, ModelNotFound, ModelNotReady, NoRepository
+from serving.folders import VersionFolder, content_id, is_whole, model_names, version_folders
+from serving.model import ServedModel
+from serving.model_versions import ModelVersions
+from serving.settings import ModelSettings, Settings
+
+WHOLE = "*"
+"""The key under which readiness tells of the repository as a whole."""
+_SELECTING = {"version_policy", "labels", "required"}
+"""Settings that say which versions are served: a change of them alone does not make a served version load again."""
+
+Load = Callable[[str, int, Path, ModelSettings], Awaitable[ServedModel]]
+"""Loads a version and checks it: name, version, directory, settings. What it raises is why the version is not served."""
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened to a version, or (without a version) to a model's folder, or the root ("*").
+
+    `seconds` is how long loading took; `replaces` says that requests which name no version now go to another one than before.
+    """
+
+    what: Literal["served", "failed", "retired", "unreadable"]
+    name: str
+    version: int | None = None
+    seconds: float | None = None
+    replaces: bool = False
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the server should be sent requests.
+
+    `reasons` are why not, `warnings` what is wrong although it may answer: by model, and under "*" for the whole.
+    """
+
+    ready: bool
+    reasons: Mapping[str, str]
+    warnings: Mapping[str, str]
+
+
 class Repository:
-    """The models of one root. Made by `load_repository`."""
+    """The models of one root. Nothing is read before `start`, and `close` retires everything; `async with` does both."""
 
-    root: Path
-    models: dict[str, ServedModel] = field(default_factory=dict)
+    def __init__(self, settings: Settings, load: Load, on_event: Callable[[Event], None] = lambda _: None) -> None:
+        self.root = settings.repository
+        self._settings = settings
+        self._load_version = load
+        self._tell = on_event
+        self._models: dict[str, ModelVersions] = {}
+        self._routes: dict[str, dict[str | None, ServedModel]] = {}
+        self._served: tuple[ServedModel, ...] = ()
+        self._states: tuple[tuple[str, int, bool], ...] = ()
+        self._updates: set[asyncio.Task[Any]] = set()
+        self._retirements: set[asyncio.Task[None]] = set()
+        self._poll_lock = asyncio.Lock()
+        self._poller: asyncio.Task[None] | None = None
+        self._missing: frozenset[str] = frozenset()
+        self._trouble: str | None = None
+        self._started = False
+        self._closing = False
 
-    def model(self, name: str) -> ServedModel:
-        """The model of that name.
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Loads, one after another, what each model's policy chooses, and begins to poll where `poll_interval_s` is set.
+
+        Returns when all was tried: what failed is told by `readiness` and `index`.
 
         Raises:
-            ModelNotFound: there is none.
+            NoRepository: the root cannot be read.
         """
-        if name not in self.models:
-            raise ModelNotFound(f"no model is called {name!r}; there are: {', '.join(sorted(self.models)) or 'none'}")
-        return self.models[name]
+        names = await self._names()
+        for name in names:
+            model = self._model(name)
+            async with model.lock:
+                await self._look(model)
+                model.counts = model.there and model.settings.required
+                model.loading = model.chosen()
+        for name in names:
+            await self._shielded(self._refresh(self._models[name]))
+        self._started = True
+        if self._settings.poll_interval_s > 0 and not self._closing:
+            self._poller = asyncio.create_task(self._poll_for_ever(self._settings.poll_interval_s))
 
-    def not_ready(self) -> list[ServedModel]:
-        """The models that failed their checks."""
-        return [model for model in self.models.values() if model.loaded is None]
+    async def close(self) -> None:
+        """Ends polling, waits for what is being loaded, and retires every version; returns when each answered what it began."""
+        self._closing = True
+        if self._poller is not None:
+            self._poller.cancel()
+        while self._updates:
+            await asyncio.wait(self._updates)
+        for model in self._models.values():
+            self._retire_all(model)
+        while self._retirements:
+            await asyncio.wait(self._retirements)
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is a model, and every one passed its checks."""
-        return bool(self.models) and not self.not_ready()
+    def find(self, name: str, version: str | None = None) -> ServedModel:
+        """The served version that a request asks for: by number, by label, or the default one. For every request: two look-ups.
+
+        Raises:
+            ModelNotFound: there is no such model, version or label.
+            ModelNotReady: it is there, but failed its checks, or is still being loaded.
+        """
+        try:
+            return self._routes[name][version]
+        except KeyError:
+            raise self._why_not(name, version) from None
+
+    def names(self) -> list[str]:
+        """The models of which at least one version is served, sorted."""
+        return sorted(self._routes)
+
+    def served(self, name: str | None = None) -> list[ServedModel]:
+        """The served versions of one model (none where it is unknown), or of all, by name and version. Any thread may ask."""
+        return [served for served in self._served if name in {None, served.name}]
+
+    def states(self) -> tuple[tuple[str, int, bool], ...]:
+        """Name and version of all that are served (True) or failed their checks (False). Any thread may ask."""
+        return self._states
+
+    def has_default(self, name: str) -> bool:
+        """Whether a request for the model that names no version is answered."""
+        return None in self._routes.get(name, ())
+
+    def labels(self, name: str) -> dict[str, int]:
+        """The labels of a model, and the versions that they stand for; none where there is no such model."""
+        model = self._models.get(name)
+        return {} if model is None else dict(model.labels)
+
+    def readiness(self) -> Readiness:
+        """Whether all was tried, there is a model, and every model that the server needs has a default version.
+
+        Needed is a model with the setting `required` that was there at the start, or that was served once: a broken model that
+        is copied into a running server's repository is a warning, and takes no good one away.
+        """
+        models = [model for model in self._models.values() if model.there and not model.unloaded]
+        reasons = {model.name: str(model.why_not(None)) for model in models if model.counts and model.default() is None}
+        if not self._started:
+            reasons[WHOLE] = "the models are being loaded"
+        elif not self._routes and not reasons:
+            there = any(model.there for model in self._models.values())
+            reasons[WHOLE] = (
+                "no model is served" if there else f"no model below {self.root.name}: it should hold <name>/<version>/"
+            )
+        warnings = {model.name: "; ".join(model.warnings()) for model in self._models.values()}
+        warnings = {name: text for name, text in warnings.items() if text and name not in reasons}
+        warnings |= dict.fromkeys(self._only_in_settings(), "model_settings names it, but the repository does not hold it")
+        if self._trouble is not None:
+            warnings[WHOLE] = self._trouble
+        return Readiness(not reasons, reasons, warnings)
+
+    async def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
+        """Every version that is on disk or served, as Triton's repository index has it: name, version, state, reason.
+
+        Raises:
+            NoRepository: the root cannot be read.
+        """
+        names = await self._names()
+        on_disk = {name: await asyncio.to_thread(_folders_or_none, self.root / name) for name in names}
+        entries = []
+        for name in sorted({*on_disk, *self._models}):
+            model = self._models.get(name) or ModelVersions(name, self._settings.model(name), {})
+            entries += model.index(on_disk.get(name, {}))
+        return [entry for entry in entries if entry["state"] == "READY" or not ready_only]
+
+    async def load(self, name: str, version: int | None = None, settings: ModelSettings | None = None) -> None:
+        """Makes what is served of a model agree with its folder: new and changed versions are loaded, others retired.
+
+        `version` is served beside what the policy chooses. `settings` hold until the next `load`; without, the server's own do.
+        Goes on to its end even if the caller leaves.
+
+        Raises:
+            ModelNotFound: there is no such model or version on disk.
+            LoadFailed: a version failed its checks; what was served in its place is served on.
+            ModelNotReady: the server is shutting down.
+        """
+        names = await self._names()
+        if name not in names:
+            raise ModelNotFound(f"no model is called {name!r}; on disk: {', '.join(names) or 'none'}")
+        await self._shielded(self._load(self._model(name), version, settings or self._settings.model(name)))
+
+    async def unload(self, name: str) -> None:
+        """Retires every version of a model, in the background; polling does not bring it back, `load` does.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        model = self._models.get(name)
+        if model is None or not model.there:
+            raise self._unknown(name)
+        await self._shielded(self._unload(model))
+
+    def set_label(self, name: str, label: str, version: int) -> None:
+        """Lets a label stand for a served version, from the next request on; until the server ends, or it is set again.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            BadRequest: it looks like no label, or the version is not served.
+        """
+        model = self._known(name)
+        model.require_label(label, version)
+        model.labels[label] = version
+        self._settle(model)
+
+    def remove_label(self, name: str, label: str) -> None:
+        """Takes a label away; the version that only the label kept is retired.
+
+        Raises:
+            ModelNotFound: there is no such model, or it has no such label.
+        """
+        model = self._known(name)
+        if label not in model.labels:
+            raise ModelNotFound(f"{name} has no label {label!r}; labels: {', '.join(sorted(model.labels)) or 'none'}")
+        del model.labels[label]
+        self._settle(model)
+
+    async def poll(self) -> None:
+        """One pass over the root: loads new and changed versions, retires vanished ones. Passes never overlap.
+
+        A version that failed is tried again only when its files changed. One whose files are not all there (it is being copied)
+        is tried when they are, or when nothing changed between two passes. A model leaves when its folder was gone in two passes
+        in a row; but if no folder is left at all (so looks a volume that is not mounted), everything stays.
+        """
+        async with self._poll_lock:
+            try:
+                names = frozenset(await self._names())
+            except NoRepository as error:
+                if self._trouble is None:
+                    self._tell(Event("unreadable", WHOLE, error=error))
+                self._trouble = "the repository cannot be read; what is served stays"
+                return
+            for name in sorted(names):
+                await self._shielded(self._refresh(self._model(name)))
+            missing = self._models.keys() - names
+            self._trouble = None
+            if names:
+                for name in sorted(missing & self._missing):
+                    await self._shielded(self._forget(self._models[name]))
+            elif self._routes:
+                self._trouble = "the repository holds no model any more; what is served stays"
+            self._missing = frozenset(missing)
+
+    async def _poll_for_ever(self, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await self.poll()
+            except Exception as error:  # noqa: BLE001 - whatever one pass meets, the next one is due
+                self._tell(Event("unreadable", WHOLE, error=error))
+
+    async def _load(self, model: ModelVersions, version: int | None, settings: ModelSettings) -> None:
+        async with model.lock:
+            await self._look(model)
+            if model.trouble:
+                raise LoadFailed(f"{model.name}: {model.trouble}")
+            if not model.folders or version not in {None, *model.folders}:
+                on_disk = ", ".join(map(str, model.folders)) or "none"
+                wanted = "no version" if version is None else f"no version {version}"
+                raise ModelNotFound(f"{model.name} has {wanted} on disk; there are: {on_disk}")
+            before = model.settings, model.pinned
+            model.settings, model.pinned = settings, frozenset() if version is None else frozenset({version})
+            model.unloaded = False
+            nothing = None if model.chosen() else model.nothing_chosen()
+            failures = await self._update(model, retry=True)
+            if failures or nothing:
+                model.settings, model.pinned = before
+            self._settle(model)
+        if nothing:
+            raise LoadFailed(f"{model.name}: {nothing}")
+        if failures:
+            reasons = "; ".join(f"version {number} failed its checks: {reason}" for number, reason in failures.items())
+            served = ", ".join(map(str, sorted(model.served))) or "none"
+            raise LoadFailed(f"{model.name}: {reasons}; versions served: {served}")
+        if self._closing:
+            raise ModelNotReady("the server is shutting down")
+
+    async def _unload(self, model: ModelVersions) -> None:
+        async with model.lock:
+            model.unloaded, model.counts = True, False
+            self._retire_all(model)
+
+    async def _refresh(self, model: ModelVersions) -> None:
+        """What start and polling do for one model."""
+        async with model.lock:
+            await self._look(model)
+            if model.unloaded or model.trouble:
+                model.loading = set()
+                return
+            await self._update(model, retry=False)
+            self._settle(model)
+
+    async def _forget(self, model: ModelVersions) -> None:
+        async with model.lock:
+            await self._look(model)
+            if not model.folders and not model.trouble:
+                model.counts = False
+                self._retire_all(model)
+
+    async def _look(self, model: ModelVersions) -> None:
+        """Takes note of what is in a model's folder; where it cannot be read, of that, and what was known stays."""
+        try:
+            model.see(await asyncio.to_thread(version_folders, self.root / model.name))
+        except OSError as error:
+            if model.trouble is None:
+                self._tell(Event("unreadable", model.name, error=error))
+            model.trouble = f"its folder cannot be read: {error.strerror}"
+
+    async def _update(self, model: ModelVersions, *, retry: bool) -> dict[int, str]:
+        """Loads what is chosen, newest first. Returns the versions that failed now, with the reason of each."""
+        failures: dict[int, str] = {}
+        model.loading = model.chosen()
+        for version in sorted(model.loading, reverse=True):
+            folder = model.folders[version]
+            try:
+                if not self._closing and await self._wants_loading(model, version, folder, retry=retry):
+                    await self._try(model, version, folder)
+            except LoadFailed as error:
+                failures[version] = str(error)
+            finally:
+                model.loading.discard(version)
+        return failures
+
+    async def _wants_loading(self, model: ModelVersions, version: int, folder: VersionFolder, *, retry: bool) -> bool:
+        """Whether a chosen version is to be loaded (again). `retry`: also one that failed, or that may still be being copied."""
+        served, failed = model.served.get(version), version in model.failed
+        unchanged = model.tried.get(version) == folder.stamp
+        if unchanged and failed and not retry:
+            return False
+        if served is not None and _running(served.settings) == _running(model.settings):
+            if unchanged and not failed:
+                return False
+            if await asyncio.to_thread(content_id, folder) == served.artifact.manifest.content_id:
+                model.tried[version] = folder.stamp  # only touched, or put back as it was
+                model.failed.pop(version, None)
+                return False
+        return retry or model.is_settled(version) or await asyncio.to_thread(is_whole, folder)
+
+    async def _try(self, model: ModelVersions, version: int, folder: VersionFolder) -> None:
+        """Loads a version and lets it take over; raises LoadFailed where it does not."""
+        began = time.perf_counter()
+        model.tried[version] = folder.stamp
+        try:
+            served = await self._load_version(model.name, version, folder.path, model.settings)
+        except Exception as error:  # whatever one version's loading raises, the others are served
+            reason = str(error) if isinstance(error, StateserveError) else f"{type(error).__name__}: {error}"
+            model.failed[version] = reason
+            self._publish(model)
+            self._tell(Event("failed", model.name, version, time.perf_counter() - began, error=error))
+            raise LoadFailed(reason) from error
+        default, replaced = model.default(), model.served.get(version)
+        model.served[version] = served
+        model.failed.pop(version, None)
+        self._settle(model)
+        if replaced is not None:
+            self._retire(model, replaced)
+        replaces = default is not None and model.default() is not default
+        self._tell(Event("served", model.name, version, time.perf_counter() - began, replaces))
+
+    def _settle(self, model: ModelVersions) -> None:
+        """Retires what is no longer kept: the moment in which a version takes over."""
+        leaving = [model.served.pop(version) for version in model.served.keys() - model.kept()]
+        model.forget_unchosen()
+        self._publish(model)
+        for served in leaving:
+            self._retire(model, served)
+
+    def _publish(self, model: ModelVersions) -> None:
+        """Lets every reader see what is served now."""
+        routes = model.routes()
+        if routes:
+            self._routes[model.name] = routes
+        else:
+            self._routes.pop(model.name, None)
+        if None in routes and model.settings.required:
+            model.counts = True
+        models = sorted(self._models.values(), key=lambda model: model.name)
+        self._served = tuple(one.served[version] for one in models for version in sorted(one.served))
+        self._states = tuple(
+            (one.name, version, version in one.served)
+            for one in models
+            for version in sorted(one.served.keys() | one.failed.keys())
+        )
+
+    def _retire_all(self, model: ModelVersions) -> None:
+        leaving, model.served = list(model.served.values()), {}
+        model.failed, model.tried, model.loading = {}, {}, set()
+        self._publish(model)
+        for served in leaving:
+            self._retire(model, served)
+
+    def _retire(self, model: ModelVersions, served: ServedModel) -> None:
+        """Lets a version that no route leads to any more answer what it has begun, and leave; `close` waits for it."""
+
+        async def retire() -> None:
+            error = None
+            try:
+                await served.retire()
+            except Exception as cause:  # noqa: BLE001 - it is gone from the routes; that it left badly is told
+                error = cause
+            model.retiring.remove(served)
+            self._tell(Event("retired", served.name, served.version, error=error))
+
+        model.retiring.append(served)
+        task = asyncio.create_task(retire())
+        self._retirements.add(task)
+        task.add_done_callback(self._retirements.discard)
+
+    async def _shielded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does the work to its end, even if who waits for it leaves; `close` waits for it."""
+        task = asyncio.create_task(work)
+        self._updates.add(task)
+        task.add_done_callback(self._updates.discard)
+        await asyncio.shield(task)
+
+    def _model(self, name: str) -> ModelVersions:
+        if name not in self._models:
+            settings = self._settings.model(name)
+            self._models[name] = ModelVersions(name, settings, dict(settings.labels))
+        return self._models[name]
+
+    async def _names(self) -> list[str]:
+        try:
+            return await asyncio.to_thread(model_names, self.root)
+        except (FileNotFoundError, NotADirectoryError) as cause:
+            raise NoRepository(
+                f"the model repository {self.root} is not a directory; export there first, or say another --repository"
+            ) from cause
+        except OSError as cause:
+            raise NoRepository(f"the model repository {self.root} cannot be read: {cause.strerror}") from cause
+
+    def _only_in_settings(self) -> list[str]:
+        if not self._started:
+            return []
+        return [name for name in self._settings.model_settings if name not in self._models or not self._models[name].there]
+
+    def _known(self, name: str) -> ModelVersions:
+        model = self._models.get(name)
+        if model is None or not model.there:
+            raise self._unknown(name)
+        return model
+
+    def _unknown(self, name: str) -> ModelNotFound:
+        there = sorted(model.name for model in self._models.values() if model.there)
+        return ModelNotFound(f"no model is called {name!r}; there are: {', '.join(there) or 'none'}")
+
+    def _why_not(self, name: str, version: str | None) -> ModelNotFound | ModelNotReady:
+        if self._closing:
+            return ModelNotReady("the server is shutting down")
+        model = self._models.get(name)
+        if model is not None and model.there:
+            return model.why_not(version)
+        return self._unknown(name) if self._started else ModelNotReady("the models are being loaded")
 
 
-def load_repository(root: Path, threads: int | None) -> Repository:
-    """Loads the newest version of every model below the root.
-
-    Raises:
-        NoRepository: the root is not a directory.
-    """
-    if not root.is_dir():
-        raise NoRepository(f"the model repository {root} is not a directory; export there first, or say another --repository")
-    return Repository(root, {name: load_model(name, version, path, threads) for name, version, path in newest_versions(root)})
+def _running(settings: ModelSettings) -> dict[str, Any]:
+    """The settings that a served version runs under."""
+    return settings.model_dump(exclude=_SELECTING)
 
 
-def newest_versions(root: Path) -> Iterator[tuple[str, int, Path]]:
-    """Name, version and directory of the newest version of each model, by name."""
-    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        there = {number: path for number, path in versions(model).items() if path.is_dir()}
-        if there:
-            newest = max(there)
-            yield model.name, newest, there[newest]
+def _folders_or_none(model: Path) -> dict[int, VersionFolder]:
+    try:
+        return version_folders(model)
+    except OSError:  # who loads it is told
+        return {}

@@ -7,12 +7,15 @@ import signal
 import socket
 
 import uvloop
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
 from granian.server.embed import Server
 
-from serving.app import create_app
+from serving import logs
+from serving.app import Running, create_app
 from serving.errors import PortTaken
-from serving.repository import Repository
+from serving.rsgi import RsgiFace
 from serving.settings import Settings
 
 log = logging.getLogger("stateserve")
@@ -22,17 +25,19 @@ _IDLE_END_S = 0.5
 
 
 def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT; requests in flight are answered first, for at most `drain_timeout_s`.
+    """Serves until SIGTERM or SIGINT; then for `drain_delay_s` longer, not ready any more, and until every request is answered.
 
-    Where that is not enough, what still runs is cut off, and the process ends with code 1.
+    It listens from the start, and says that it is ready when every required model is. What still runs `drain_timeout_s` after the
+    delay, or at a second signal, is cut off, and the process ends with code 1.
 
     Raises:
         PortTaken: another process listens there.
+        NoRepository: the model repository is not a directory.
     """
     require_free(settings.host, settings.port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if not runner.run(_serve(settings)):
-            log.error("requests were cut off: they still ran when drain_timeout_s was over (%g s)", settings.drain_timeout_s)
+            log.error("requests were cut off at a second signal, or %g s after the first", settings.drain_timeout_s)
             logging.shutdown()
             os._exit(1)  # an engine's call cannot be interrupted, and its thread would keep the process
 
@@ -53,31 +58,66 @@ def require_free(host: str, port: int) -> None:
 async def _serve(settings: Settings) -> bool:
     """Whether every request in flight was answered before the end."""
     app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        require_free(settings.host, settings.port)  # again: loading took its time
-        _announce(app.state.repository, settings)
-        server = Server(
-            app, address=settings.host, port=settings.port, interface=Interfaces.ASGINL, websockets=False, log_enabled=False
-        )
-        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
-        serving, waiting = loop.create_task(server.serve()), loop.create_task(stopped.wait())
-        await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
-        server.stop()  # granian listens no more, closes idle connections, and ends when the last request is answered
-        await asyncio.wait((serving,), timeout=max(settings.drain_timeout_s, _IDLE_END_S))
-        waiting.cancel()
-        if serving.done():
-            await serving  # raises what ended it, if that was no signal
-        return serving.done()
-
-
-def _announce(repository: Repository, settings: Settings) -> None:
-    for model in repository.models.values():
-        if model.loaded is None:
-            log.error("%s version %s is not ready: %s", model.name, model.version, model.reason)
-        else:
-            log.info("%s version %s passed its golden cases", model.name, model.version)
-    if not repository.models:
-        log.error("no model below %s: it holds no <name>/<version>/ (say the folder that holds the names)", repository.root)
+    running: Running = app.state.running
+    face = RsgiFace(running.inference, app, settings, running.new_id)
+    server = _listener(face, settings)
+    signals = _Signals()
+    loop = asyncio.get_running_loop()
+    serving = loop.create_task(server.serve())
     log.info("listening on http://%s:%s", settings.host, settings.port)
+    loading = loop.create_task(running.repository.start())
+    try:
+        await _first(serving, signals.first, loading)
+        if loading.done():
+            await loading  # raises what ended it
+            await _first(serving, signals.first)
+        if not serving.done():
+            running.draining = face.draining = True
+            log.info("ending: not ready any more, and answering for %g s more", settings.drain_delay_s)
+            await _first(serving, signals.second, timeout_s=settings.drain_delay_s)
+    finally:
+        loading.cancel()
+        server.stop()  # granian listens no more, closes idle connections, and ends when the last request is answered
+        await _first(serving, signals.second, timeout_s=max(settings.drain_timeout_s, _IDLE_END_S))
+    if serving.done():
+        await running.repository.close()
+        await serving  # raises what ended it, if that was no signal
+    return serving.done()
+
+
+def _listener(face: RsgiFace, settings: Settings) -> Server:
+    return Server(
+        face,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_level=LogLevels.error,
+        log_dictconfig=logs.GRANIAN_LOGGING,
+        backlog=max(settings.max_connections, 128),
+        backpressure=settings.max_connections,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(settings.header_timeout_s * 1000), max_buffer_size=settings.max_header_bytes
+        ),
+    )
+
+
+class _Signals:
+    """SIGTERM and SIGINT: the first asks for an orderly end, the second for one at once."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.first, self.second = loop.create_future(), loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._arrived)
+
+    def _arrived(self) -> None:
+        for future in (self.first, self.second):
+            if not future.done():
+                future.set_result(None)
+                return
+
+
+async def _first(*waited_for: "asyncio.Future[None]", timeout_s: float | None = None) -> None:
+    await asyncio.wait(waited_for, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -1,77 +1,269 @@
-"""The server's settings: from flags, then `STATESERVE_*` variables, then config.properties, then the defaults."""
+"""The server's settings: what can be set, and to what. `read_settings.py` says where the values come from.
 
-import difflib
-import os
-from collections.abc import Mapping
+A field of `Settings` is all there is to know about a setting: its name, what it may be, its default, what it does. The flags of
+`python -m serving` are made from the fields, and a test holds docs/settings.md to them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 
-from serving.errors import SettingsError
+NONE = "none"
+"""How a file, a variable or a flag says that there is no value."""
+GROUPS = ("Server", "Models", "Batching", "Limits", "Log")
+"""The panels of --help and the sections of docs/settings.md, in order."""
 
-DEFAULT_CONFIG = Path("config.properties")
-ENV_PREFIX = "STATESERVE_"
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+_BYTES = re.compile(r"([0-9]{1,18}) ?(KiB|MiB|GiB|)")
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which versions of a model are served: the `latest` highest, or exactly `versions`; all, where both are None."""
+
+    latest: int | None = None
+    versions: tuple[int, ...] | None = None
+
+    @classmethod
+    def parse(cls, text: "str | VersionPolicy") -> "VersionPolicy":
+        """The policy that a text says: `latest:2`, `latest` (one), `all`, `versions:1,3` or `1,3`.
+
+        Raises:
+            ValueError: the text is none of these.
+        """
+        if isinstance(text, VersionPolicy):
+            return text
+        if text == "all":
+            return cls()
+        kind, _, numbers = "latest:1".rpartition(":") if text == "latest" else str(text).rpartition(":")
+        if kind == "latest" and _NUMBER.fullmatch(numbers):
+            return cls(latest=int(numbers))
+        if kind in {"", "versions"} and all(_NUMBER.fullmatch(number) for number in numbers.split(",")):
+            return cls(versions=tuple(sorted({int(number) for number in numbers.split(",")})))
+        raise ValueError("it should be latest:N, all, or versions:N,N, with whole numbers from 1")
+
+    def chosen(self, available: Iterable[int]) -> list[int]:
+        """The versions to serve of those that are there, ascending; what `versions` names and is not there, is not among them."""
+        ascending = sorted(set(available))
+        if self.latest is not None:
+            return ascending[-self.latest :]
+        return ascending if self.versions is None else [version for version in ascending if version in self.versions]
+
+    def __str__(self) -> str:
+        if self.latest is not None:
+            return f"latest:{self.latest}"
+        return "all" if self.versions is None else f"versions:{','.join(map(str, self.versions))}"
+
+
+def _not_none(value: Any) -> Any:
+    return None if value == NONE else value
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if (found := _BYTES.fullmatch(value)) is None:
+        raise ValueError("it should be a number of bytes, as in 65536, 64KiB, 64MiB or 1GiB")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _sizes(value: Any) -> Any:
+    if isinstance(value, str):
+        return [size.strip() for size in value.split(",")] if value not in {"", NONE} else []
+    return value
+
+
+def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if list(sizes) != sorted(set(sizes)):
+        raise ValueError("the sizes should ascend, as in 4,8,16")
+    return sizes
+
+
+_Value = TypeVar("_Value")
+OrNone = Annotated[_Value | None, BeforeValidator(_not_none)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Policy = Annotated[VersionPolicy, BeforeValidator(VersionPolicy.parse), PlainSerializer(str)]
+Sizes = Annotated[tuple[Count, ...], BeforeValidator(_sizes), AfterValidator(_ascending)]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
+
+def _setting(group: str, default: Any, does: str, **bounds: Any) -> Any:
+    """A field; `group` is the panel of --help and the section of docs/settings.md that it stands in."""
+    return Field(default, description=does, json_schema_extra={"group": group}, **bounds)
+
+
+class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=True, protected_namespaces=()):
+    """What holds for every model, unless `model_settings` says otherwise for one."""
+
+    engine: Literal["auto", "onnx", "torchscript"] = _setting(
+        "Models", "auto", "What runs a model; auto: the server's choice among the artifact's formats."
+    )
+    threads: OrNone[Count] = _setting("Models", None, "Threads of one engine call; none: the engine's own choice.")
+    instances: Count = _setting("Models", 1, "Engines of one version that run side by side.")
+    version_policy: Policy = _setting(
+        "Models", VersionPolicy(latest=1), "Which versions are served: latest:N (the N highest), all, or versions:1,3."
+    )
+    max_batch_rows: OrNone[Count] = _setting(
+        "Batching", None, "Rows of one engine call, at most; none: as many as the model's signature allows."
+    )
+    preferred_batch_sizes: Sizes = _setting(
+        "Batching", (), "Rows that a batch is cut to, where more wait: ascending, as in 4,8,16; none: as many as there are."
+    )
+    max_delay_ms: NonNegative = _setting("Batching", 0.0, "How long an idle engine waits for more rows; 0: not at all.")
+    max_queue_rows: OrNone[Count] = _setting(
+        "Batching", None, "Rows that wait, at most; more are refused with 503; none: 8 full batches, at least 128 rows."
+    )
+    priority_levels: Count = _setting(
+        "Batching", 3, "How many priorities a request can have: 1, the first served, to this.", le=64
+    )
+    default_priority: Count = _setting("Batching", 2, "The priority of a request that says none.")
+    default_timeout_s: OrNone[Positive] = _setting(
+        "Batching", None, "How long a request that says nothing itself waits for an engine before 504; none: without end."
+    )
+    execution: Literal["auto", "loop", "thread"] = _setting(
+        "Models", "auto", "Where engine calls run: on the event loop or in a thread; auto: by how long the warm-up's calls took."
+    )
+    required: bool = _setting("Models", default=True, does="Whether the server is not ready without the model.")
+
+    @field_validator("preferred_batch_sizes")
+    @classmethod
+    def _sizes_fit(cls, sizes: tuple[int, ...], others: ValidationInfo) -> tuple[int, ...]:
+        most = others.data.get("max_batch_rows")
+        if most is not None and sizes and sizes[-1] > most:
+            raise ValueError(f"{sizes[-1]} is above max_batch_rows, which is {most}")
+        return sizes
+
+    @field_validator("max_queue_rows")
+    @classmethod
+    def _queue_holds_a_batch(cls, rows: int | None, others: ValidationInfo) -> int | None:
+        batch = others.data.get("max_batch_rows")
+        if rows is not None and batch is not None and rows < batch:
+            raise ValueError(f"a full batch could not wait: max_batch_rows is {batch}")
+        return rows
+
+    @field_validator("default_priority")
+    @classmethod
+    def _priority_is_a_level(cls, priority: int, others: ValidationInfo) -> int:
+        levels = others.data.get("priority_levels", priority)
+        if priority > levels:
+            raise ValueError(f"it is above priority_levels, which is {levels}")
+        return priority
+
+    @field_validator("default_timeout_s")
+    @classmethod
+    def _timeout_outlasts_the_delay(cls, timeout_s: float | None, others: ValidationInfo) -> float | None:
+        delay_ms = others.data.get("max_delay_ms", 0.0)
+        if timeout_s is not None and timeout_s * 1000 <= delay_ms:
+            raise ValueError(f"a lone request would never be answered: max_delay_ms is {delay_ms:g}")
+        return timeout_s
+
+
+class ModelSettings(ModelDefaults, frozen=True):
+    """What holds for one model. `labels` are names for versions: `{"stable": 1}`."""
+
+    labels: Mapping[Label, Count] = Field(default={}, description="Names for versions: a request may ask for the name.")
+
+
+class Settings(ModelDefaults, frozen=True):
     """Every field is a flag, a key of config.properties, and a variable `STATESERVE_<FIELD>`."""
 
-    repository: Path = Path("model_repository")
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8080
-    threads: Annotated[int, Field(ge=1)] | None = None
-    max_body_bytes: Annotated[int, Field(ge=1)] = 64 << 20
-    drain_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    repository: Path = _setting("Server", Path("model_repository"), "The model repository: the folder of NAME/VERSION/.")
+    host: str = _setting("Server", "127.0.0.1", "The address to listen on.", min_length=1)
+    port: int = _setting("Server", 8080, "The port to listen on.", ge=1, le=65535)
+    poll_interval_s: NonNegative = _setting("Server", 0.0, "How often the repository is looked at for changes; 0: never.")
+    repository_api: Literal["auto", "on", "off"] = _setting(
+        "Server", "auto", "Whether clients may load and unload models; auto: only where host is a loopback address."
+    )
+    drain_delay_s: NonNegative = _setting("Server", 0.0, "At the end, how long the server answers on while it says not ready.")
+    drain_timeout_s: NonNegative = _setting("Server", 30.0, "At the end, how long requests in flight may take.")
+    compress_min_bytes: Bytes = _setting("Server", 1024, "The smallest answer that is compressed, for clients that accept it.")
+    max_body_bytes: Bytes = _setting("Limits", 64 << 20, "The largest body that is read, also after decompression.", ge=1)
+    max_tensors: Count = _setting("Limits", 64, "Tensors of one request, at most.")
+    max_json_depth: Count = _setting("Limits", 64, "How deep a JSON body may nest.", le=1024)
+    max_header_bytes: Bytes = _setting("Limits", 64 << 10, "The largest head of a request.", ge=8192)
+    max_connections: Count = _setting("Limits", 1024, "Connections at the same time, at most.")
+    header_timeout_s: Positive = _setting("Limits", 10.0, "How long a client may take to send a request's head.", le=60)
+    body_timeout_s: Positive = _setting("Limits", 60.0, "How long a client may take to send a request's body.")
+    access_log: bool = _setting("Log", default=False, does="Whether every request is logged.")
+    log_format: Literal["json", "text"] = _setting("Log", "json", "The log's lines on stderr: JSON objects, or text for people.")
+    model_settings: Mapping[str, ModelSettings] = _setting(
+        "Models", {}, 'What differs for one model, and its labels, as JSON: {"digits": {"threads": 2, "labels": {"stable": 1}}}.'
+    )
+
+    @field_validator("model_settings", mode="before")
+    @classmethod
+    def _stands_on_the_defaults(cls, value: Any, others: ValidationInfo) -> Any:
+        """Each model's own values over the server's, so that they are checked as they will hold."""
+        given = json.loads(value, object_pairs_hook=_without_repeats) if isinstance(value, str) else value
+        shared = {name: others.data[name] for name in ModelDefaults.model_fields if name in others.data}
+        if not isinstance(given, Mapping):
+            return given
+        return {model: {**shared, **own} if isinstance(own, Mapping) else own for model, own in given.items()}
+
+    def model(self, name: str) -> ModelSettings:
+        """What holds for this model: its own entry in `model_settings` over the defaults for all."""
+        own = self.model_settings.get(name)
+        return own or ModelSettings(**{field: getattr(self, field) for field in ModelDefaults.model_fields})
 
 
-def read_settings(flags: Mapping[str, Any], config: Path | None) -> Settings:
-    """The settings; a flag that is None was not given; without `config`, ./config.properties is read if it is there.
-
-    Raises:
-        SettingsError: the file cannot be read, a key or variable is unknown, or a value is wrong.
-    """
-    path = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
-    properties = {} if path is None else read_properties(path)
-    for key, (_, line) in properties.items():
-        _require_known(key, f"{path}:{line}: unknown key {key}")
-    variables = {key.removeprefix(ENV_PREFIX).lower(): value for key, value in os.environ.items() if key.startswith(ENV_PREFIX)}
-    for key in variables:
-        _require_known(key, f"unknown variable {ENV_PREFIX}{key.upper()}")
-    given = {key: value for key, value in flags.items() if value is not None}
-    try:
-        return Settings.model_validate({**{key: value for key, (value, _) in properties.items()}, **variables, **given})
-    except ValidationError as cause:
-        problems = [f"{'.'.join(map(str, p['loc']))} is {p['input']!r}: {p['msg']}" for p in cause.errors()]
-        raise SettingsError(f"wrong setting: {'; '.join(problems)}") from cause
-
-
-def _require_known(key: str, problem: str) -> None:
-    if key not in Settings.model_fields:
-        close = difflib.get_close_matches(key, Settings.model_fields, n=1)
-        hint = f"nearest: {close[0]}" if close else f"known: {', '.join(Settings.model_fields)}"
-        raise SettingsError(f"{problem}; {hint}")
-
-
-def read_properties(path: Path) -> dict[str, tuple[str, int]]:
-    """The keys of a Java properties file, as TorchServe's: `key=value` lines, # and ! comments; with the line of each.
-
-    Raises:
-        SettingsError: the file cannot be read, a line is no `key=value`, or a key stands twice.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as cause:
-        raise SettingsError(f"{path} cannot be read: {cause}") from cause
-    found: dict[str, tuple[str, int]] = {}
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text or text[0] in "#!":
-            continue
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise SettingsError(f"{path}:{number}: {text!r} is not key=value")
-        if key.strip() in found:
-            raise SettingsError(f"{path}:{number}: {key.strip()} stands twice, first on line {found[key.strip()][1]}")
-        found[key.strip()] = (value.strip(), number)
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands twice in one object")
+        found[key] = value
     return found
+
+
+def flag_name(name: str, *, off: bool = False) -> str:
+    """The flag of a setting; a switch has another that turns it off."""
+    return f"--{'no-' if off else ''}{name.replace('_', '-')}"
+
+
+def group(name: str) -> str:
+    """Which of `GROUPS` a setting stands in."""
+    extra: Any = Settings.model_fields[name].json_schema_extra
+    return extra["group"]
+
+
+def what_it_does(name: str) -> str:
+    """A setting's description, and its values where there are but a few."""
+    field = Settings.model_fields[name]
+    choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    return f"{field.description} One of: {', '.join(choices)}." if choices else str(field.description)
+
+
+def as_text(name: str, value: Any) -> str:
+    """A setting's value as config.properties, a variable or a flag says it."""
+    if value is None or value == ():
+        return NONE
+    if isinstance(value, (bool, Mapping)):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return _with_unit(value) if name.endswith("_bytes") else str(value)
+
+
+def _with_unit(value: int) -> str:
+    unit = max((unit for unit in _UNITS if value % _UNITS[unit] == 0), key=lambda unit: _UNITS[unit]) if value else ""
+    return f"{value // _UNITS[unit]}{unit}"

@@ -26,9 +26,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine runs. `threads` is for one run; None leaves it to the engine (all physical cores)."""
+    """How an engine runs. `threads` is for one run; None leaves it to the engine (all physical cores).
+
+    `calls` is how many runs come at once: they share the engine, its weights included.
+    """
 
     threads: int | None = None
+    calls: int = 1
 
 
 def _load_onnx(model: bytes, signature: Signature, options: EngineOptions) -> Engine:

@@ -30,7 +30,8 @@ class OnnxEngine:
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _SEVERITY_ERROR
         if options.threads is not None:
-            settings.intra_op_num_threads = options.threads
+            # A run's own thread works too; the pool's others are shared by the runs that come at once.
+            settings.intra_op_num_threads = options.calls * (options.threads - 1) + 1
         # A spinning pool burns every core of a shared machine between requests.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)

@@ -1,0 +1,34 @@
+"""Errors of the bench room.
+
+- BenchError
+  - WrkMissing     wrk, which makes the load, is not installed (nothing is measured)
+  - ProcessFailed  a process of ours did not start, or ended before its time
+  - WrongAnswer    a server's numbers are not the engine's (its speed would mean nothing)
+  - FailedLoad     some requests of a load were not answered, or not with success
+"""
+
+from typing import ClassVar
+
+from foundation.errors import StateserveError
+
+
+class BenchError(StateserveError):
+    """A measurement could not be made."""
+
+
+class WrkMissing(BenchError):
+    """wrk, which makes the load, is not installed."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ProcessFailed(BenchError):
+    """A process of ours did not start, or ended before its time."""
+
+
+class WrongAnswer(BenchError):
+    """A server's numbers are not the engine's."""
+
+
+class FailedLoad(BenchError):
+    """Some requests of a load were not answered, or not with success."""

@@ -1,0 +1,117 @@
+"""The models that are measured: made-up weights under the keys of `model_defs`, and artifacts by the real export."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from artifact import Signature
+from artifact.signature import BATCH, DTYPES
+from bench.processes import run_module
+
+Weights = dict[str, np.ndarray]
+
+_EXPORT_TIMEOUT_S = 600
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredModel:
+    """A model as its YAML describes it, and a function that makes weights up."""
+
+    name: str
+    title: str
+    config: Mapping[str, Any]
+    weights: Callable[[np.random.Generator], Weights]
+
+
+def export_model(model: MeasuredModel, directory: Path) -> Path:
+    """The artifact of a model, in a repository of its own: `<directory>/<name>/<name>/1`.
+
+    Raises:
+        ProcessFailed: the export failed.
+    """
+    repository = directory / model.name
+    checkpoint = directory / f"{model.name}.safetensors"
+    save_file(model.weights(np.random.default_rng(_SEED)), checkpoint)
+    checkpoint.with_suffix(".yaml").write_text(json.dumps(model.config))  # JSON is YAML
+    flags = ["--ckpt", str(checkpoint), "--repository", str(repository)]
+    return Path(run_module("export", *flags, timeout_s=_EXPORT_TIMEOUT_S))
+
+
+def made_up_inputs(signature: Signature, rows: int) -> dict[str, np.ndarray]:
+    """Inputs within the declared ranges, the same on every call; the batch is the only dimension that may be named."""
+    generator = np.random.default_rng(_SEED)
+    inputs = {}
+    for spec in signature.inputs:
+        low, high = spec.range or (0.0, 1.0)
+        inputs[spec.name] = generator.uniform(low, high, spec.concrete({BATCH: rows})).astype(DTYPES[spec.dtype])
+    return inputs
+
+
+def _mlp_weights(generator: np.random.Generator) -> Weights:
+    return _linear(generator, "layers.0", 784, 128) | _linear(generator, "layers.2", 128, 10)
+
+
+def _resnet18_weights(generator: np.random.Generator) -> Weights:
+    weights = _convolution(generator, "conv1", 3, 64, 7) | _batch_norm("bn1", 64)
+    width = 64
+    for stage, wider in enumerate((64, 128, 256, 512), start=1):
+        for block in range(2):
+            here = f"layer{stage}.{block}"
+            weights |= _convolution(generator, f"{here}.conv1", width, wider, 3) | _batch_norm(f"{here}.bn1", wider)
+            weights |= _convolution(generator, f"{here}.conv2", wider, wider, 3) | _batch_norm(f"{here}.bn2", wider)
+            if width != wider:
+                weights |= _convolution(generator, f"{here}.downsample.0", width, wider, 1)
+                weights |= _batch_norm(f"{here}.downsample.1", wider)
+            width = wider
+    return weights | _linear(generator, "fc", 512, 1000)
+
+
+def _linear(generator: np.random.Generator, name: str, inputs: int, outputs: int) -> Weights:
+    weight = generator.standard_normal((outputs, inputs), np.float32) / np.float32(inputs**0.5)
+    return {f"{name}.weight": weight, f"{name}.bias": np.zeros(outputs, np.float32)}
+
+
+def _convolution(generator: np.random.Generator, name: str, inputs: int, outputs: int, size: int) -> Weights:
+    scale = np.float32((2 / (inputs * size * size)) ** 0.5)
+    return {f"{name}.weight": generator.standard_normal((outputs, inputs, size, size), np.float32) * scale}
+
+
+def _batch_norm(name: str, channels: int) -> Weights:
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    statistics = {f"{name}.running_mean": zeros, f"{name}.running_var": ones, f"{name}.num_batches_tracked": np.array(0)}
+    return {f"{name}.weight": ones, f"{name}.bias": zeros, **statistics}
+
+
+MLP = MeasuredModel(
+    "mlp",
+    "MLP 784-128-10",
+    {
+        "schema": 1,
+        "model": {"name": "mlp", "params": {"in_features": 784, "hidden": [128], "out_features": 10}},
+        "inputs": {"x": {"dtype": "float32", "shape": ["batch", 784], "range": [0, 1]}},
+        "dims": {"batch": {"min": 1, "max": 64}},
+        "outputs": {"logits": {"dtype": "float32", "shape": ["batch", 10]}},
+        "formats": ["onnx", "torchscript"],
+    },
+    _mlp_weights,
+)
+
+RESNET18 = MeasuredModel(
+    "resnet18",
+    "ResNet-18 at 224²",
+    {
+        "schema": 1,
+        "model": {"name": "resnet18", "params": {"num_classes": 1000}},
+        "inputs": {"image": {"dtype": "float32", "shape": ["batch", 3, 224, 224], "range": [-3, 3]}},
+        "dims": {"batch": {"min": 1, "max": 16}},
+        "outputs": {"logits": {"dtype": "float32", "shape": ["batch", 1000]}},
+        "formats": ["onnx"],
+    },
+    _resnet18_weights,
+)

@@ -1,0 +1,293 @@
+"""The batcher: joins requests in time, counts rows, and gives an idle engine at once what is there.
+
+Everything happens on the event loop, so there are no locks: `put` queues a job, `_dispatch` hands joined rows to the engine, and
+`_finish` gives every job its outcome. There is no timer unless `max_delay_ms` asks for one: while an engine runs, requests gather,
+and the next call takes what has gathered.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from serving.errors import ClientLeft, DeadlinePassed, QueueFull
+from serving.instance import Instance
+from serving.joined import JoinedEngine, Outcome
+from serving.protocols.asked import Arrays
+
+_NEWS = 0.1
+"""How much one call's rows per second count in their running mean, which Retry-After is computed from."""
+_SHORTEST_S = 1e-6
+
+
+_TURNS = 2
+"""Turns of the loop that a call on it waits at most for the bodies that are arriving: docs/adr/0009 has the measurement."""
+
+Arriving = Callable[[], int]
+"""How many bodies are being read."""
+
+
+class Executed(Protocol):
+    """Who is told of every engine call."""
+
+    def executed(self, rows: int, infer_s: float) -> None:
+        """A call for so many rows took so many seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How a batcher may join: rows of one call, seconds to wait for more of them, rows that may wait, and levels of priority."""
+
+    max_rows: int
+    max_queue_rows: int
+    full_rows: int
+    max_delay_s: float = 0.0
+    priority_levels: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request's rows on their way. `future` gives the outputs; the engine was at work from `started_at` to `ended_at`."""
+
+    inputs: Arrays
+    rows: int
+    group: Any
+    future: asyncio.Future[Arrays]
+    level: int = 0
+    queued_at: float = 0.0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    waiting: bool = False
+    timer: asyncio.TimerHandle | None = None
+    parts: "tuple[Job, ...]" = ()
+
+
+class Batcher:
+    """One served version's queue and instances. Not for use from another thread than the event loop's."""
+
+    def __init__(
+        self,
+        runs: JoinedEngine | Sequence[Instance],
+        limits: BatchLimits,
+        metrics: Executed,
+        arriving: Arriving = lambda: 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`runs` is an engine whose calls run on the loop, or the instances that run them elsewhere."""
+        self._loop = asyncio.get_running_loop()
+        self._on_loop = runs if isinstance(runs, JoinedEngine) else None
+        self._instances = () if isinstance(runs, JoinedEngine) else tuple(runs)
+        self._idle = list(self._instances)
+        self._limits = limits
+        self._metrics = metrics
+        self._arriving = arriving
+        self._clock = clock
+        self._levels: tuple[deque[Job], ...] = tuple(deque() for _ in range(limits.priority_levels))
+        self._dispatching = False
+        self._turns = 0
+        self._delay: asyncio.TimerHandle | None = None
+        self._rows_per_s = 0.0
+        self._last_was_alone = True
+        self.queued_rows = 0
+        """Rows that wait."""
+        self.on_loop = self._on_loop is not None
+
+    def put(self, job: Job, *, alone: bool = False) -> None:
+        """Queues a job. Its future fails with the error that is its own: InvalidInput, EngineFailed, DeadlinePassed, ClientLeft.
+
+        `alone` says that the server has no other request: on the loop the job then runs before this returns, unless the last call
+        joined several, for then others are about to come.
+
+        Raises:
+            QueueFull: more rows wait than may.
+        """
+        limits = self._limits
+        if self.queued_rows + job.rows > limits.max_queue_rows:
+            raise self._full(job.rows)
+        job.queued_at = self._clock()
+        if job.rows > limits.max_rows:
+            self._divide(job)
+            for part in job.parts:
+                self._append(part)
+        elif alone and self._on_loop is not None and self._last_was_alone and not self.queued_rows and not limits.max_delay_s:
+            self._run_on_loop(self._on_loop, [job])
+            return
+        else:
+            self._append(job)
+        if self._idle or self.on_loop:
+            self._dispatch_soon()
+
+    def expire_at(self, job: Job, deadline: float) -> None:
+        """Fails a job that still waits when the loop's clock shows `deadline`; one that runs by then is answered."""
+        error = DeadlinePassed("the deadline passed while the request waited")
+        job.timer = self._loop.call_at(deadline, self._give_up, job, error)
+
+    def leave(self, job: Job) -> None:
+        """The client left: what of the job still waits is dropped."""
+        self._give_up(job, ClientLeft("the client left before its answer was there"))
+
+    def close(self) -> None:
+        """Lets the engines go. Nothing waits and nothing runs any more: the served version has seen to that."""
+        for instance in self._instances:
+            instance.close()
+
+    def _append(self, job: Job) -> None:
+        job.waiting = True
+        self.queued_rows += job.rows
+        self._levels[job.level].append(job)
+
+    def _divide(self, job: Job) -> None:
+        """Makes parts of a job that is larger than a call may be; the job's future is theirs, joined."""
+        most = self._limits.max_rows
+        job.parts = tuple(
+            Job(
+                {name: array[start : start + most] for name, array in job.inputs.items()},
+                min(most, job.rows - start),
+                job.group,
+                self._loop.create_future(),
+                job.level,
+                job.queued_at,
+            )
+            for start in range(0, job.rows, most)
+        )
+        left = len(job.parts)
+
+        def one_done(part: asyncio.Future[Arrays]) -> None:
+            nonlocal left
+            left -= 1
+            error = None if part.cancelled() else part.exception()
+            if error is not None and not job.future.done():
+                self._give_up(job, error)
+            elif left == 0 and not job.future.done():
+                job.started_at = min(part.started_at for part in job.parts)
+                job.ended_at = max(part.ended_at for part in job.parts)
+                answers = [part.future.result() for part in job.parts]
+                job.future.set_result({name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]})
+
+        for part in job.parts:
+            part.future.add_done_callback(one_done)
+
+    def _give_up(self, job: Job, error: BaseException) -> None:
+        """Drops what waits of a job, and fails it; a job that runs whole is not touched."""
+        if not job.waiting and not job.parts:
+            return
+        for one in (job, *job.parts):
+            if one.waiting:
+                one.waiting = False
+                self.queued_rows -= one.rows
+        for part in job.parts:
+            part.future.cancel()
+        if not job.future.done():
+            job.future.set_exception(error)
+
+    def _full(self, rows: int) -> QueueFull:
+        limit = self._limits.max_queue_rows
+        retry_after_s = math.ceil(self.queued_rows / self._rows_per_s) if self._rows_per_s else 1
+        return QueueFull(
+            f"{self.queued_rows} rows wait and {rows} more would be over max_queue_rows ({limit}); ask again later",
+            max(1, retry_after_s),
+        )
+
+    def _dispatch_soon(self) -> None:
+        """Once per turn of the loop, so that a call on the loop joins all that arrived in that turn."""
+        if not self._dispatching:
+            self._dispatching = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        if self.on_loop and self._turns < _TURNS and self._arriving():
+            self._turns += 1
+            self._loop.call_soon(self._dispatch)
+            return
+        self._turns = 0
+        self._dispatching = False
+        if self._delay is not None:
+            self._delay.cancel()
+            self._delay = None
+        while self.queued_rows and (self._idle or self.on_loop):
+            wait_s = self._wait_s()
+            if wait_s > 0:
+                self._delay = self._loop.call_later(wait_s, self._dispatch_soon)
+                return
+            if self._on_loop is None:
+                self._start(self._idle.pop(), self._take())
+                continue
+            self._run_on_loop(self._on_loop, self._take())
+            if self.queued_rows:  # the loop gets a turn between two calls
+                self._dispatch_soon()
+            return
+
+    def _wait_s(self) -> float:
+        """Seconds that may still be waited for a fuller call; 0 unless a delay is set."""
+        if not self._limits.max_delay_s or self.queued_rows >= self._limits.full_rows:
+            return 0.0
+        oldest = min(job.queued_at for level in self._levels for job in level if job.waiting)
+        return oldest + self._limits.max_delay_s - self._clock()
+
+    def _take(self) -> list[Job]:
+        """The next call's jobs: highest level first, then oldest first, of one group, as many rows as one call may have."""
+        batch: list[Job] = []
+        rows = 0
+        for level in self._levels:
+            skipped: list[Job] = []
+            while level and rows < self._limits.max_rows:
+                job = level.popleft()
+                if not job.waiting:  # its client left, or its deadline passed
+                    continue
+                if batch and job.group != batch[0].group:
+                    skipped.append(job)
+                elif rows + job.rows > self._limits.max_rows:
+                    skipped.append(job)
+                    break
+                else:
+                    batch.append(job)
+                    rows += job.rows
+            level.extendleft(reversed(skipped))
+        return batch
+
+    def _run_on_loop(self, engine: JoinedEngine, batch: list[Job]) -> None:
+        began = self._clock()
+        self._begin(batch, began)
+        self._last_was_alone = len(batch) == 1
+        outcomes = engine.run([job.inputs for job in batch], [job.rows for job in batch])
+        self._finish(batch, outcomes, self._clock() - began)
+
+    def _start(self, instance: Instance, batch: list[Job]) -> None:
+        self._begin(batch, self._clock())
+
+        def done(outcomes: list[Outcome], seconds: float) -> None:
+            self._idle.append(instance)
+            self._dispatch()  # first: the engine works while the answers are written
+            self._finish(batch, outcomes, seconds)
+
+        instance.start([job.inputs for job in batch], [job.rows for job in batch], done)
+
+    def _begin(self, batch: list[Job], now: float) -> None:
+        for job in batch:
+            job.started_at = now
+            if job.waiting:
+                job.waiting = False
+                self.queued_rows -= job.rows
+
+    def _finish(self, batch: list[Job], outcomes: list[Outcome], seconds: float) -> None:
+        rows = 0
+        for job, outcome in zip(batch, outcomes, strict=True):
+            rows += job.rows
+            job.ended_at = job.started_at + seconds
+            if job.timer is not None:
+                job.timer.cancel()
+            if job.future.done():  # its client left meanwhile
+                continue
+            if isinstance(outcome, Exception):
+                job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        self._metrics.executed(rows, seconds)
+        rate = len(self._instances) * rows / max(seconds, _SHORTEST_S)
+        self._rows_per_s = rate if not self._rows_per_s else self._rows_per_s + _NEWS * (rate - self._rows_per_s)

@@ -1,0 +1,163 @@
+"""The prediction handlers, written once: a request in, an answer out, whichever server and protocol brought it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.batcher import Batcher, Job
+from serving.body import Arrivals
+from serving.error_answer import error_answer, reason
+from serving.messages import Answer, Request
+from serving.metrics import Metrics
+from serving.model import ServedModel  # noqa: TC001 - as every import of ours: at the top
+from serving.protocols.asked import Arrays, Asked, Codec
+from serving.protocols.compression import compress, decompress
+from serving.repository import Repository
+from serving.settings import Settings
+
+SMALL_BYTES = 128 << 10
+"""Bodies and outputs up to here are decoded and encoded on the event loop (JSON, the slowest: about 0.5 ms), larger ones not."""
+_MANY_ROUTES = 1024
+
+Protocol = Literal["oip", "predictions"]
+Leaving = Callable[[], Awaitable[None]]
+"""Gives something that ends when the client leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a prediction request goes. `version` is a number or a label; None is the default version."""
+
+    protocol: Protocol
+    model: str
+    version: str | None
+
+
+def route(path: str) -> Route | None:
+    """The prediction route of a path (percent-decoded), or None: another handler's path.
+
+    `/v2/models/M[/versions/V]/infer` and `/predictions/M[/V]`.
+    """
+    match path.split("/"):
+        case ["", "v2", "models", model, "infer"]:
+            return Route("oip", model, None)
+        case ["", "v2", "models", model, "versions", version, "infer"]:
+            return Route("oip", model, version)
+        case ["", "predictions", model]:
+            return Route("predictions", model, None)
+        case ["", "predictions", model, version]:
+            return Route("predictions", model, version)
+    return None
+
+
+class Inference:
+    """Answers prediction requests from a repository. Lives on the event loop.
+
+    `arrivals` are the bodies that the faces read; `active` counts requests that began and are not answered.
+    """
+
+    def __init__(self, repository: Repository, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._compress_min_bytes = settings.compress_min_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        self.arrivals = arrivals
+        self._routes: dict[str, Route | None] = {}
+        self.active = 0
+
+    def route(self, path: str) -> Route | None:
+        """As the function `route`; remembered, since clients ask for few."""
+        try:
+            return self._routes[path]
+        except KeyError:
+            if len(self._routes) >= _MANY_ROUTES:
+                self._routes.clear()
+            found = self._routes[path] = route(path)
+            return found
+
+    def refuse(self, error: Exception, method: str, path: str, request_id: str) -> Answer:
+        """The answer to a request that no model was asked about."""
+        self._metrics.request_failed(reason(error))
+        return error_answer(error, method, path, request_id)
+
+    async def answer(self, asked_for: Route, request: Request, request_id: str, leaving: Leaving) -> Answer:
+        """The answer, an error's too; raises nothing but CancelledError.
+
+        One coroutine from the routing to the answer: each further one would cost every request about half a microsecond.
+        """
+        served: ServedModel | None = None
+        began = time.perf_counter()
+        try:
+            served = self._repository.find(asked_for.model, asked_for.version)
+            served.in_flight += 1
+            try:
+                codec, batcher = served.codecs[asked_for.protocol], served.batcher
+                encoding = request.headers.get("content-encoding")
+                if encoding is None and len(request.body) <= SMALL_BYTES:
+                    asked = codec.decode(request)
+                else:
+                    asked = await asyncio.to_thread(self._decode, codec, request, encoding)
+                job = served.job(asked)
+                decoded = time.perf_counter()
+                if not batcher.on_loop:
+                    outputs = await _unless_left(batcher, job, leaving)
+                else:
+                    batcher.put(job, alone=self.active == 1)
+                    outputs = await job.future
+                if _is_small(outputs):
+                    answer = codec.encode(asked, outputs)
+                else:
+                    answer = await asyncio.to_thread(codec.encode, asked, outputs)
+                if len(answer.body) >= self._compress_min_bytes:
+                    await self._compress(answer, request.headers.get("accept-encoding"))
+                served.metrics.answered(
+                    asked_for.protocol, job.rows, began, decoded, job.started_at, job.ended_at, time.perf_counter()
+                )
+            finally:
+                served.leave()
+        except Exception as error:  # noqa: BLE001 - every error has its answer
+            if served is None:
+                self._metrics.request_failed(reason(error))
+            else:
+                served.metrics.failed(reason(error), time.perf_counter() - began)
+            return error_answer(error, request.method, request.path, request_id)
+        answer.headers.append(("x-request-id", request_id))
+        return answer
+
+    def _decode(self, codec: Codec, request: Request, encoding: str | None) -> Asked:
+        if encoding is not None:
+            request.body = decompress(request.body, encoding, self._max_body_bytes)
+        return codec.decode(request)
+
+    async def _compress(self, answer: Answer, accept_encoding: str | None) -> None:
+        if accept_encoding is None:
+            return
+        body, encoding = await asyncio.to_thread(compress, answer.body, accept_encoding, self._compress_min_bytes)
+        if encoding is not None:
+            answer.body = body
+            answer.headers += [("content-encoding", encoding), ("vary", "accept-encoding")]
+
+
+def _is_small(outputs: Arrays) -> bool:
+    for array in outputs.values():  # noqa: SIM110 - a generator costs three times as much, and every request pays for it
+        if array.nbytes > SMALL_BYTES:
+            return False
+    return True
+
+
+async def _unless_left(batcher: Batcher, job: Job, leaving: Leaving) -> Arrays:
+    """The job's outputs; its rows that still wait are dropped when the client leaves, or this is cancelled."""
+
+    async def watch() -> None:
+        await leaving()
+        batcher.leave(job)
+
+    batcher.put(job)
+    watching = asyncio.ensure_future(watch())
+    try:
+        return await job.future
+    finally:
+        watching.cancel()
+        batcher.leave(job)

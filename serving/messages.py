@@ -1,0 +1,32 @@
+"""A request and an answer, as our handlers see them whichever server brought them: our own two tiny types."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Headers(Protocol):
+    """What we need of a server's headers: names are asked for in lower case."""
+
+    def get(self, key: str, /) -> str | None:
+        """The value of a header, or None."""
+        ...
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, its body whole. `path` is percent-decoded; `query` is what follows the question mark, as it was sent."""
+
+    method: str
+    path: str
+    query: str
+    headers: Headers
+    body: bytes
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer: status, headers (lower-case names, `content-length` left to the server) and body."""
+
+    status: int
+    body: bytes = b""
+    headers: list[tuple[str, str]] = field(default_factory=list)

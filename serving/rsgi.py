@@ -1,0 +1,141 @@
+"""The fast face: granian's RSGI. Prediction routes are answered here; every other path goes on to the FastAPI application."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from granian._granian import RSGIHTTPProtocol as HTTPProtocol
+from granian._granian import RSGIProtocolClosed as ProtocolClosed
+from granian.rsgi import Scope
+
+from serving import logs
+from serving.body import gathered, nothing, require_declared
+from serving.error_answer import error_answer
+from serving.errors import ClientLeft
+from serving.inference import Inference
+from serving.messages import Answer, Request
+from serving.settings import Settings
+
+AsgiApp = Callable[
+    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[MutableMapping[str, Any]], Awaitable[None]]],
+    Awaitable[None],
+]
+
+
+class RsgiFace:
+    """granian's callable. `draining` asks every client to close its connection after its answer."""
+
+    def __init__(self, inference: Inference, app: AsgiApp, settings: Settings, new_id: Callable[[], str]) -> None:
+        self._inference = inference
+        self._arrivals = inference.arrivals
+        self._app = app
+        self._max_body_bytes = settings.max_body_bytes
+        self._access_log = settings.access_log
+        self._new_id = new_id
+        self._loop = asyncio.get_running_loop()
+        self.draining = False
+
+    async def __rsgi__(self, scope: Scope, proto: HTTPProtocol) -> None:
+        """One request."""
+        route = self._inference.route(scope.path) if scope.method == "POST" else None
+        if route is None:
+            await self._pass_on(scope, proto)
+            return
+        inference, headers, began = self._inference, scope.headers, time.perf_counter()
+        request_id = logs.accepted_id(headers.get("x-request-id")) or self._new_id()
+        inference.active += 1
+        task = self._arrivals.begin(self._loop, began)
+        try:
+            body = await self._body(headers, proto)
+            self._arrivals.end(task)
+            request = Request("POST", scope.path, scope.query_string, headers, body)
+            answer = await inference.answer(route, request, request_id, proto.client_disconnect)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every error has its answer
+            answer = inference.refuse(self._told(error, task), "POST", scope.path, request_id)
+        finally:
+            inference.active -= 1
+        if self.draining:
+            answer.headers.append(("connection", "close"))
+        proto.response_bytes(answer.status, answer.headers, answer.body)
+        if self._access_log:
+            logs.access(request_id, "POST", scope.path, answer.status, time.perf_counter() - began)
+
+    def _body(self, headers: Any, proto: HTTPProtocol) -> Awaitable[bytes]:
+        """The body, which is never held beyond `max_body_bytes`.
+
+        Raises:
+            BodyTooLarge, BadRequest: it says that it is larger, or no length that we read.
+        """
+        if require_declared(headers.get("content-length"), self._max_body_bytes):
+            return proto()
+        return gathered(aiter(proto) if "transfer-encoding" in headers else nothing(), self._max_body_bytes)
+
+    def _told(self, error: BaseException, task: asyncio.Task[Any]) -> Exception:
+        """What ended the reading of a body, or the request, in our words. Raises what is not ours to answer."""
+        ended_by = self._arrivals.ended_by(error, task)
+        if isinstance(ended_by, ProtocolClosed):
+            return ClientLeft("the client left before its body was whole")
+        if not isinstance(ended_by, Exception):
+            raise ended_by
+        return ended_by
+
+    async def _pass_on(self, scope: Scope, proto: HTTPProtocol) -> None:
+        """Runs the FastAPI application for one request."""
+        task = self._arrivals.begin(self._loop, time.perf_counter())
+        try:
+            body = await self._body(scope.headers, proto)
+            self._arrivals.end(task)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every error has its answer
+            self._respond(proto, error_answer(self._told(error, task), scope.method, scope.path, self._new_id()))
+            return
+        messages = iter(({"type": "http.request", "body": body, "more_body": False},))
+
+        async def receive() -> dict[str, Any]:
+            message = next(messages, None)
+            if message is None:
+                await proto.client_disconnect()
+                return {"type": "http.disconnect"}
+            return message
+
+        answer = Answer(500)
+        parts: list[bytes] = []
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
+            else:
+                parts.append(message.get("body", b""))
+
+        await self._app(asgi_scope(scope), receive, send)
+        answer.body = b"".join(parts)
+        self._respond(proto, answer)
+
+    def _respond(self, proto: HTTPProtocol, answer: Answer) -> None:
+        if self.draining:
+            answer.headers.append(("connection", "close"))
+        proto.response_bytes(answer.status, answer.headers, answer.body)
+
+
+def asgi_scope(scope: Scope) -> dict[str, Any]:
+    """An HTTP scope of RSGI as ASGI's."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": scope.http_version,
+        "method": scope.method,
+        "scheme": scope.scheme,
+        "path": scope.path,
+        "raw_path": scope.path.encode(),
+        "query_string": scope.query_string.encode("latin-1"),
+        "root_path": "",
+        "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in scope.headers.items()],
+        "client": _address(scope.client),
+        "server": _address(scope.server),
+    }
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    host, _, port = text.rpartition(":")
+    return (host.strip("[]"), int(port)) if port.isdecimal() else None
