@@ -198,7 +198,8 @@ def _compare(
     engine: Engine, group: Sequence[GoldenCase], inputs: dict[str, np.ndarray], tiled_to: int | None, budgets: Budgets
 ) -> list[Replay]:
     outputs = engine.run(inputs)
-    rows = len(next(iter(inputs.values()))) if tiled_to is None else tiled_to
+    first = next(iter(inputs.values()))
+    rows = tiled_to or (len(first) if first.ndim else 1)
     results = []
     for name, actual in outputs.items():
         recorded = [case.outputs.get(engine.name, case.reference)[name] for case in group]

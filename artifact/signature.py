@@ -4,7 +4,6 @@ It is what export proved and what the server accepts. A dimension is a fixed siz
 has one size in a request, wherever it stands.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,6 +50,12 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     range: tuple[float, float] | None = None
     labels: str | None = None
+    bounds: tuple[float, float] | None = field(init=False, repr=False, compare=False)
+    """The range as the dtype can hold it, for a client who sends the bound itself: 0.1 is a little more in float32."""
+
+    def __post_init__(self) -> None:
+        bounds = None if self.range is None else (_nearest(self.range[0], self.dtype), _nearest(self.range[1], self.dtype))
+        object.__setattr__(self, "bounds", bounds)
 
     def concrete(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with every named dimension replaced by its size."""
@@ -180,26 +185,27 @@ class Signature:
 
 
 def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
-    if spec.range is None or array.size == 0:
+    if spec.bounds is None or array.size == 0:
         return
-    low, high = spec.range
-    smallest, largest = array.min(), array.max()
     # `item` gives Python's own numbers, which compare exactly: NumPy rounds the bound to the array's dtype, or not, by version.
-    reaches_low = smallest.item() >= _nearest(low, spec.dtype)  # false for NaN too
-    if reaches_low and largest.item() <= _nearest(high, spec.dtype):
+    smallest, largest = np.minimum.reduce(array, axis=None).item(), np.maximum.reduce(array, axis=None).item()
+    low, high = spec.bounds
+    if low <= smallest and largest <= high:  # false for NaN too
         return
-    outside = largest if reaches_low else smallest
-    raise InvalidInput(f'input "{spec.name}" holds {outside}; the signature allows {_number(low)} to {_number(high)}')
+    outside = largest if low <= smallest else smallest
+    stated_low, stated_high = spec.range or spec.bounds
+    shown = array.dtype.type(outside)
+    raise InvalidInput(
+        f'input "{spec.name}" holds {shown}; the signature allows {_number(stated_low)} to {_number(stated_high)}'
+    )
 
 
 def _number(bound: float) -> str:
     return str(int(bound) if float(bound).is_integer() else bound)
 
 
-@functools.cache
 def _nearest(bound: float, dtype: str) -> float:
-    """The bound as the dtype can hold it, for a client who sends the bound itself: 0.1 is a little more in float32."""
-    if not dtype.startswith("float"):
+    if dtype not in DTYPES or not dtype.startswith("float"):
         return bound
     limits = np.finfo(dtype)
     return float(DTYPES[dtype].type(min(max(bound, float(limits.min)), float(limits.max))))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -59,7 +60,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_api_route("/", root, methods=["GET"], include_in_schema=False)
     app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
     for path, endpoint, summary in _ROUTES:
-        app.add_api_route(path, endpoint, methods=["GET"], summary=summary)
+        named = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", path)
+        ]
+        extra = {"parameters": named} if named else None
+        app.add_api_route(path, endpoint, methods=["GET"], summary=summary, tags=["server and models"], openapi_extra=extra)
     for path in _PREDICTION_PATHS:
         app.add_api_route(path, predict, methods=["POST"], include_in_schema=False)
     app.include_router(management.router(lambda: running.repository, settings))
@@ -150,18 +155,21 @@ async def models(request: Request) -> dict[str, list[str]]:
     return {"models": _of(request).repository.names()}
 
 
-async def model_metadata(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+async def model_metadata(request: Request) -> dict[str, Any]:
     """Inputs, outputs and versions of a model."""
     repository = _of(request).repository
-    served = repository.find(model, version)
-    versions = [one.version for one in repository.served(model)]
-    properties = metadata.model_properties(served.artifact.manifest, repository.labels(model))
+    served = repository.find(*_asked_for(request))
+    versions = [one.version for one in repository.served(served.name)]
+    properties = metadata.model_properties(served.artifact.manifest, repository.labels(served.name))
     engine = served.artifact.engine.name
-    return metadata.model_metadata(model, versions, served.signature, engine, {**properties, "execution": str(served.execution)})
+    return metadata.model_metadata(
+        served.name, versions, served.signature, engine, {**properties, "execution": str(served.execution)}
+    )
 
 
-async def model_ready(request: Request, model: str, version: str | None = None) -> JSONResponse:
+async def model_ready(request: Request) -> JSONResponse:
     """200 if the version passed its checks and is served; 503, with the reason, if it did not."""
+    model, version = _asked_for(request)
     try:
         _of(request).repository.find(model, version)
     except ModelNotReady as error:
@@ -169,9 +177,9 @@ async def model_ready(request: Request, model: str, version: str | None = None) 
     return JSONResponse({"name": model, "ready": True})
 
 
-async def model_config(request: Request, model: str, version: str | None = None) -> dict[str, Any]:
+async def model_config(request: Request) -> dict[str, Any]:
     """How a version joins requests and runs, as Triton's ModelConfig."""
-    served = _of(request).repository.find(model, version)
+    served = _of(request).repository.find(*_asked_for(request))
     settings, execution = served.settings, served.execution
     batching = metadata.Batching(
         max_rows=served.most_rows,
@@ -185,17 +193,19 @@ async def model_config(request: Request, model: str, version: str | None = None)
         version_policy=str(settings.version_policy),
     )
     facts = {"content_id": served.artifact.manifest.content_id, "execution": str(execution)}
-    return metadata.model_config(model, served.signature, served.artifact.engine.name, batching, facts)
+    return metadata.model_config(served.name, served.signature, served.artifact.engine.name, batching, facts)
 
 
-async def model_statistics(request: Request, model: str | None = None, version: str | None = None) -> dict[str, Any]:
-    """What was asked and how long it took, as Triton counts it: of one version, of a model's, or of all."""
-    repository = _of(request).repository
-    if version is not None and model is not None:
-        return statistics([repository.find(model, version)])
-    if model is not None:
-        repository.find(model)  # says what there is, if there is no such model
-    return statistics(repository.served(model))
+async def model_statistics(request: Request) -> dict[str, Any]:
+    """What was asked and how long it took, as Triton counts it: of one version, or of all of a model."""
+    repository, (model, version) = _of(request).repository, _asked_for(request)
+    found = repository.find(model, version)  # says what there is, if there is no such model
+    return statistics(repository.served(model) if version is None else [found])
+
+
+async def all_statistics(request: Request) -> dict[str, Any]:
+    """What was asked of every model, and how long it took, as Triton counts it."""
+    return statistics(_of(request).repository.served())
 
 
 async def metrics(request: Request) -> Response:
@@ -265,6 +275,11 @@ def _of(request: Request) -> Running:
     return request.app.state.running
 
 
+def _asked_for(request: Request) -> tuple[str, str | None]:
+    """The model, and the version or its label, that the path names."""
+    return request.path_params["model"], request.path_params.get("version")
+
+
 def _request_id(request: Request) -> str:
     return logs.accepted_id(request.headers.get("x-request-id")) or _of(request).new_id()
 
@@ -278,7 +293,9 @@ def _document(app: FastAPI, running: Running) -> dict[str, Any]:
     for name in repository.names():
         with contextlib.suppress(ModelNotFound, ModelNotReady):  # only a labelled version of it is served
             defaults[name] = repository.find(name).version
-    return openapi.document(app, described, defaults, f"http://{running.settings.host}:{running.settings.port}")
+    host = running.settings.host
+    reached_at = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - it is compared
+    return openapi.document(app, described, defaults, f"http://{reached_at}:{running.settings.port}")
 
 
 _PREDICTION_PATHS = (
@@ -293,7 +310,7 @@ _ROUTES = (
     ("/v2/health/ready", ready, "Whether every required model passed its golden cases"),
     ("/v2", server_metadata, "The server's metadata"),
     ("/v2/models", models, "The models that are served"),
-    ("/v2/models/stats", model_statistics, "The statistics of all models"),
+    ("/v2/models/stats", all_statistics, "The statistics of all models"),
     ("/v2/models/{model}", model_metadata, "A model's metadata"),
     ("/v2/models/{model}/versions/{version}", model_metadata, "A version's metadata"),
     ("/v2/models/{model}/ready", model_ready, "Whether a model is ready"),

@@ -1,7 +1,6 @@
 """Rows of several requests as one engine call, and its answers split again. Synchronous: no clock, no queue, no event loop."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,18 +11,23 @@ from serving.protocols.asked import Arrays
 
 Outcome = Arrays | Exception
 
+_KEPT_BYTES = 128 << 20
+"""Shapes that differ in more than rows have buffers of their own; together they are kept up to here."""
 
-@dataclass(frozen=True, slots=True)
+
 class JoinedEngine:
-    """An engine that answers several requests at once. `padded` says how many rows a call for so many rows is given."""
+    """An engine that answers several requests at once, one call at a time.
 
-    engine: Engine
-    signature: Signature
-    padded: Callable[[int], int]
-    has_rows: bool = field(init=False)
+    `padded` says how many rows a call for so many rows is given. Joined rows are gathered in buffers that the next call uses
+    again: fresh memory for each call would cost more than the copying.
+    """
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "has_rows", self.signature.batch_dim is not None)
+    def __init__(self, engine: Engine, signature: Signature, padded: Callable[[int], int]) -> None:
+        self._engine = engine
+        self._signature = signature
+        self._padded = padded
+        self._has_rows = signature.batch_dim is not None
+        self._buffers: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
 
     def run(self, requests: Sequence[Arrays], rows: Sequence[int]) -> list[Outcome]:
         """Each request's outputs, or the error that is its own: one bad request never fails its neighbours.
@@ -46,34 +50,49 @@ class JoinedEngine:
 
     def _fault(self, request: Arrays) -> InvalidInput | None:
         try:
-            self.signature.validate_values(request)
+            self._signature.validate_values(request)
         except InvalidInput as error:
             return error
         return None
 
     def _together(self, requests: Sequence[Arrays], rows: Sequence[int]) -> list[Outcome]:
-        inputs = requests[0] if len(requests) == 1 else _concatenated(requests)
-        self.signature.validate_values(inputs)
-        if not self.has_rows:
-            return [self.engine.run(inputs)]
+        if not self._has_rows:
+            self._signature.validate_values(requests[0])
+            return [self._engine.run(requests[0])]
         total = sum(rows)
-        given = self.padded(total)
-        outputs = self.engine.run(inputs if given == total else _with_rows(inputs, given))
+        given = self._padded(total)
+        is_whole = len(requests) == 1 and given == total
+        inputs = requests[0] if is_whole else {name: self._gathered(name, requests, given) for name in requests[0]}
+        self._signature.validate_values(inputs)
+        outputs = self._engine.run(inputs)
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != given:
                 raise EngineFailed(f'output "{name}" has shape {list(array.shape)} for {given} rows')
-        if len(requests) == 1 and given == total:
+        if is_whole:
             return [outputs]
-        return _split(outputs, rows)
+        return _split({name: self._own(array, inputs) for name, array in outputs.items()}, rows)
 
+    def _gathered(self, name: str, requests: Sequence[Arrays], given: int) -> np.ndarray:
+        """One input's rows of all requests, then its last row again, up to `given`: a row that was sent is one that is taken."""
+        arrays = [request[name] for request in requests]
+        last = arrays[-1]
+        key = (name, last.shape[1:])
+        buffer = self._buffers.get(key)
+        if buffer is None or len(buffer) < given:
+            buffer = np.empty((given, *last.shape[1:]), last.dtype)
+            if sum(kept.nbytes for kept in self._buffers.values()) + buffer.nbytes > _KEPT_BYTES:
+                self._buffers.clear()
+            self._buffers[key] = buffer
+        total = sum(map(len, arrays))
+        np.concatenate(arrays, out=buffer[:total])
+        buffer[total:given] = last[-1]
+        return buffer[:given]
 
-def _concatenated(requests: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
-
-
-def _with_rows(inputs: Arrays, rows: int) -> Arrays:
-    """The inputs with their last row repeated until there are `rows`: a real row is always one that the model takes."""
-    return {name: np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)]) for name, array in inputs.items()}
+    @staticmethod
+    def _own(output: np.ndarray, inputs: Arrays) -> np.ndarray:
+        """The output in memory that the next call does not write to: an engine may give back an input as it came."""
+        is_shared = any(np.may_share_memory(output, array) for array in inputs.values())
+        return output.copy() if is_shared else output
 
 
 def _split(outputs: Arrays, rows: Sequence[int]) -> list[Outcome]:

@@ -101,11 +101,11 @@ class ServedModel:
 
     def _runs(self) -> JoinedEngine | list[Instance]:
         padded = _padding(self.signature, self.settings, self.execution.max_rows)
-        joined = JoinedEngine(self.artifact.engine, self.signature, padded)
+        joined = [JoinedEngine(self.artifact.engine, self.signature, padded) for _ in range(self.execution.instances)]
         if self.execution.on_loop:
-            return joined
+            return joined[0]
         names = [f"{self.name}-{self.version}-{number}" for number in range(self.execution.instances)]
-        return [ThreadInstance(joined, name, self._loop) for name in names]
+        return [ThreadInstance(one, name, self._loop) for one, name in zip(joined, names, strict=True)]
 
     def _batch_limits(self) -> BatchLimits:
         most = self.execution.max_rows

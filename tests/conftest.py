@@ -43,8 +43,9 @@ def write_artifact():
     from artifact.manifest import FileEntry, Manifest
     from foundation.storage import canonical_json, write_directory
 
-    def write(directory, signature, models, inputs, *, budget=1e-6):
+    def write(directory, signature, models, inputs, *, budget=1e-6, labels=None):
         files = {MODEL_FILES[name]: data for name, data in models.items()}
+        files |= {"labels.txt": labels.encode()} if labels else {}
         answers = {name: load_engine(name, data, signature).run(inputs) for name, data in models.items()}
         reference = {name: array.astype(np.float64) for name, array in next(iter(answers.values())).items()}
         budgets = {"outputs": {spec.name: {"budget": budget} for spec in signature.outputs}}

@@ -24,8 +24,8 @@ class Limits:
 class Asked:
     """A decoded request.
 
-    `inputs` have the signature's names, dtypes and shapes (values are checked later, on the joined batch). `rows` is the size of the
-    batch dimension, 1 where the signature has none. Requests of one `group` can be joined: their shapes differ in rows only.
+    `inputs` have the signature's names, dtypes and shapes (values are checked later, on the joined batch). `rows` is the size of
+    the batch dimension, 1 where the signature has none. Requests of one `group` can be joined: their shapes differ in rows only.
     `timeout_s` counts from the request's arrival. `reply` is the protocol's own note of how the answer shall look.
     """
 
@@ -46,6 +46,10 @@ class Codec(Protocol):
         Raises:
             ServingError, InvalidInput: it is not one that this protocol, or the model, takes.
         """
+        ...
+
+    def parsed_bytes(self, request: Request) -> int:
+        """How many bytes `decode` has to parse: JSON, as opposed to arrays that are taken as they lie there."""
         ...
 
     def encode(self, asked: Asked, outputs: Arrays) -> Answer:

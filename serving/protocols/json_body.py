@@ -5,7 +5,6 @@ expected; the exact one takes whatever is right, and says what is wrong. Where b
 """
 
 import math
-import re
 import threading
 from collections.abc import Sequence
 from itertools import chain
@@ -15,6 +14,7 @@ import numpy as np
 import orjson
 import simdjson
 
+from artifact.signature import Signature
 from serving.errors import BadRequest, NotAcceptable
 from serving.protocols.tensors import NUMPY, Field, Shape, objects, shortened
 
@@ -23,7 +23,8 @@ QUICK_FAILURES = (AttributeError, KeyError, IndexError, TypeError, ValueError, R
 
 _KEPT_PARSER_BYTES = 1 << 20  # a parser keeps memory for several times its largest body
 _SHORT_SCAN_BYTES = 1 << 11
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # closed or not, so that each byte is looked at once
+_LISTS_AROUND = 4096
+_MARKS = np.isin(np.arange(256), list(b'[]{}"'))
 _LEAVES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}, "O": {str}}  # types of values by NumPy's kinds
 
 
@@ -104,13 +105,25 @@ def has_no_more_lists(body: bytes, seen: int) -> bool:
     return np.count_nonzero(np.frombuffer(body, np.uint8) == ord("[")) == seen
 
 
-def read_object(body: bytes, max_depth: int) -> dict[str, Any]:
+def most_lists(signature: Signature, max_rows: int) -> int:
+    """How many lists and objects a request may have: those of the largest inputs, and some for all that stands around them.
+
+    A body of nothing but small lists would keep Python's garbage collector busy for seconds.
+    """
+    largest = {name: max_rows if name == signature.batch_dim else dim.max for name, dim in signature.dims.items()}
+    return _LISTS_AROUND + sum(lists_of(spec.concrete(largest)) for spec in signature.inputs)
+
+
+def read_object(body: bytes, max_depth: int, max_lists: int) -> dict[str, Any]:
     """The JSON object that a body is.
 
     Raises:
-        BadRequest: it is not JSON, not an object, or nested deeper than `max_depth`.
+        BadRequest: it is not JSON, not an object, nested deeper than `max_depth`, or of more than `max_lists` lists and objects.
     """
-    if (depth := nesting(body, max_depth)) > max_depth:
+    lists = body.count(b"[") + body.count(b"{")
+    if lists > max_lists:
+        raise BadRequest(f"the body has {lists} lists and objects; for this model at most {max_lists} are read")
+    if lists > max_depth and (depth := nesting(body)) > max_depth:
         raise BadRequest(f"the body is nested {depth} levels deep; at most {max_depth} are read (setting max_json_depth)")
     try:
         value = orjson.loads(body)
@@ -121,15 +134,15 @@ def read_object(body: bytes, max_depth: int) -> dict[str, Any]:
     return value
 
 
-def nesting(body: bytes, enough: int) -> int:
-    """How deep the objects and lists of a body are nested; simply how many there are, where they are no more than `enough`."""
-    openings = body.count(b"[") + body.count(b"{")
-    if openings <= enough:
-        return openings
-    marks = np.frombuffer(_TEXT.sub(b"", body), np.uint8) | 0x20  # which makes "[" a "{", and "]" a "}"
-    marks = marks[(marks == ord("{")) | (marks == ord("}"))]
-    steps = np.where(marks == ord("{"), np.int8(1), np.int8(-1))
-    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+def nesting(body: bytes) -> int:
+    """How deep the lists and objects of a JSON text are nested, which need not be a good one."""
+    # Outside of strings a backslash is no JSON; within them, only quotes that none precedes count, and `\\` is none.
+    marks = np.frombuffer(body.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
+    marks = marks[_MARKS[marks]]
+    in_text = np.add.accumulate(marks == ord('"'), dtype=np.uint8) % 2 == 1
+    marks = marks[~in_text] | 0x20  # which makes "[" a "{", and "]" a "}"
+    steps = (marks == ord("{")).view(np.int8) - (marks == ord("}")).view(np.int8)
+    return int(np.add.accumulate(steps, dtype=np.int32).max(initial=0))
 
 
 def kind_of(value: object) -> str:

@@ -27,6 +27,7 @@ from serving.protocols.json_body import (
     json_of_array,
     kind_of,
     lists_of,
+    most_lists,
     nesting,
     numbers,
     read_object,
@@ -53,6 +54,7 @@ _KNOWN_HEADERS = 256
 _KNOWN_HEADER_BYTES = 2048
 _MOST_DIGITS = 20  # of a number of bytes
 _DATA_DEPTH = 3  # of what stands around an input's data: the request, its list of inputs, the input
+_OCTETS = ("content-type", "application/octet-stream")
 _KINDS = {str: "a string", int: "an integer", bool: "a boolean", list: "a list", dict: "an object"}
 
 
@@ -78,6 +80,9 @@ class Form:
         self.json = tuple(index for index, output in enumerate(wanted) if not output.binary)
         self.is_fixed = is_fixed
         self.texts: Recent[tuple[Shape, ...], list[bytes]] = Recent(64)
+        self.only = self.names[0] if is_fixed and len(wanted) == 1 and self.binary else None
+        self.heads: Recent[Shape, tuple[bytes, str]] = Recent(64)
+        """Of the form that most binary clients ask for, one binary output (`only`) and no id: all before its data, by shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ class OipCodec:
         self._limits = limits
         self._labels = labels
         self._shapes = Shapes(signature, limits.max_rows)
+        self._most_lists = most_lists(signature, limits.max_rows)
         self._parsers = Parsers()
         self._plans: Recent[bytes, Plan] = Recent(_KNOWN_HEADERS)
         self._forms: Recent[tuple[Wanted, ...], Form] = Recent(_KNOWN_HEADERS)
@@ -165,6 +171,10 @@ class OipCodec:
         """
         terms: Terms = asked.reply
         form = terms.form
+        if form.only is not None and not terms.id:
+            array = outputs[form.only]
+            head, length = form.heads.get(array.shape) or self._head(form, array)
+            return Answer(200, head + array.tobytes(), [_OCTETS, (HEADER_LENGTH, length)])
         arrays = [outputs[name] for name in form.names]
         if not form.is_fixed:
             arrays = [self._classes(output, array) for output, array in zip(form.wanted, arrays, strict=True)]
@@ -181,7 +191,16 @@ class OipCodec:
         if not form.binary:
             return Answer(200, b"".join(pieces), [("content-type", "application/json")])
         length = str(sum(map(len, pieces)))
-        return Answer(200, b"".join(pieces + data), [("content-type", "application/octet-stream"), (HEADER_LENGTH, length)])
+        return Answer(200, b"".join(pieces + data), [_OCTETS, (HEADER_LENGTH, length)])
+
+    def _head(self, form: Form, array: np.ndarray) -> tuple[bytes, str]:
+        head = self._start + b"".join(self._texts(form, [array], [array.tobytes()]))
+        return form.heads.keep(array.shape, (head, str(len(head))))
+
+    def parsed_bytes(self, request: Request) -> int:
+        """See `Codec.parsed_bytes`."""
+        length, body_bytes = request.headers.get(HEADER_LENGTH), len(request.body)
+        return body_bytes if length is None or not _is_size(length) else min(int(length), body_bytes)
 
     def _quick(self, body: bytes, timeout_ms: str | None) -> Asked | None:
         """The usual JSON request; None for any other, and for every one that is refused.
@@ -235,8 +254,7 @@ class OipCodec:
     def _terms_of_texts(self, members: tuple[tuple[str, Any], ...]) -> tuple[Terms, int]:
         """As `_quick_terms`, of members whose lists and objects are JSON texts; kept where others may have the same."""
         texts = [text for _, text in members if isinstance(text, bytes)]
-        depth = self._limits.max_json_depth - 1
-        if any(nesting(text, depth) > depth for text in texts):
+        if any(nesting(text) >= self._limits.max_json_depth for text in texts):
             raise ValueError("nested too deep")
         terms = self._terms({key: orjson.loads(text) if isinstance(text, bytes) else text for key, text in members})
         lists = sum(text.count(b"[") for text in texts)
@@ -245,7 +263,7 @@ class OipCodec:
 
     def _exact(self, body: bytes, timeout_ms: str | None) -> Asked:
         """Any JSON request, or what is wrong with it."""
-        document = read_object(body, self._limits.max_json_depth)
+        document = read_object(body, self._limits.max_json_depth, self._most_lists)
         terms, inputs = self._terms(document), self._stated(document)
         behind = next((tensor.name for tensor in inputs if tensor.data_bytes is not None), None)
         if behind is not None:
@@ -257,7 +275,7 @@ class OipCodec:
 
     def _planned(self, header: bytes) -> Plan:
         """The plan for requests whose JSON this is; it is kept where others may have the same."""
-        document = read_object(header, self._limits.max_json_depth)
+        document = read_object(header, self._limits.max_json_depth, self._most_lists)
         terms, inputs = self._terms(document), self._stated(document)
         rows, group = self._shapes.check({tensor.name: tensor.shape for tensor in inputs})
         arrays, parts, start = {}, [], len(header)
@@ -403,9 +421,13 @@ def _text(value: Any) -> Any:
     return value.mini if isinstance(value, simdjson.Array | simdjson.Object) else value
 
 
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _MOST_DIGITS
+
+
 def _header_bytes(stated: str, body_bytes: int) -> int:
     """How many bytes of JSON the header states; 0 for none."""
-    if stated.isascii() and stated.isdecimal() and len(stated) < _MOST_DIGITS and (size := int(stated)) <= body_bytes:
+    if _is_size(stated) and (size := int(stated)) <= body_bytes:
         return size
     raise BadRequest(
         f'header Inference-Header-Content-Length is "{shortened(stated)}"; a number from 0 to the {body_bytes} bytes of the body '
@@ -417,9 +439,9 @@ def _stated_input(entry: Mapping[str, Any], where: str) -> Stated:
     name = _required(entry, "name", str, where)
     where = f'input "{shortened(name)}"'
     shape = _required(entry, "shape", list, where)
-    wrong = next((size for size in shape if type(size) is not int or size < 0), None)
-    if wrong is not None:
-        raise BadRequest(f"{where}: shape holds {shortened(wrong)}; sizes are integers of 0 or more")
+    wrong = [size for size in shape if type(size) is not int or size < 0]
+    if wrong:
+        raise BadRequest(f"{where}: shape holds {shortened(wrong[0])}; sizes are integers of 0 or more")
     datatype = _required(entry, "datatype", str, where)
     parameters = _optional(entry, "parameters", dict, {}, where)
     if "shared_memory_region" in parameters:

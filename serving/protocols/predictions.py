@@ -28,7 +28,9 @@ from serving.protocols.json_body import (
     has_no_more_lists,
     is_nested_as,
     json_of_array,
+    kind_of,
     lists_of,
+    most_lists,
     numbers,
     read_object,
     shape_of,
@@ -101,6 +103,7 @@ class PredictionsCodec:
         self._outputs = tuple(spec.name for spec in signature.outputs)
         self._limits = limits
         self._shapes = Shapes(signature, limits.max_rows)
+        self._most_lists = most_lists(signature, limits.max_rows)
         self._parsers = Parsers()
         self._forms: Recent[str, str] = Recent(64)
         self._replies: Recent[str, str] = Recent(64)
@@ -131,6 +134,11 @@ class PredictionsCodec:
         if timeout_ms is None:
             return Asked(inputs, rows, group, reply)
         return Asked(inputs, rows, group, reply, timeout_s=timeout_s(timeout_ms))
+
+    def parsed_bytes(self, request: Request) -> int:
+        """See `Codec.parsed_bytes`."""
+        content_type = request.headers.get("content-type")
+        return len(request.body) if content_type is None or self._forms.get(content_type, JSON) == JSON else 0
 
     def encode(self, asked: Asked, outputs: Arrays) -> Answer:
         """The answer, in the form that the request accepts."""
@@ -181,17 +189,17 @@ class PredictionsCodec:
                 inputs = {name: stated[name] for name in stated}
             if len(document) != 1 or (len(inputs) != len(stated) and type(stated) is simdjson.Object):
                 return None
-            arrays = {name: self._quick_array(data, self._inputs[name]) for name, data in inputs.items()}
-            shapes = {name: array.shape for name, array in arrays.items()}
+            shapes = {name: shape_of(data) for name, data in inputs.items()}
+            rows, group = self._shapes.check(shapes)
+            arrays = {name: self._quick_array(inputs[name], self._inputs[name], shape) for name, shape in shapes.items()}
             if not has_no_more_lists(body, sum(map(lists_of, shapes.values()))):
                 return None
-            return arrays, *self._shapes.check(shapes)
         except (*QUICK_FAILURES, InvalidInput):
             return None
+        return arrays, rows, group
 
-    def _quick_array(self, data: Any, field: Field) -> np.ndarray:
+    def _quick_array(self, data: Any, field: Field, shape: Shape) -> np.ndarray:
         """The array of nested lists; ValueError where the exact way must look."""
-        shape = shape_of(data)
         array = numbers(data, field)
         if array is None or _DATA_DEPTH + len(shape) > self._limits.max_json_depth or not is_nested_as(data, shape):
             raise ValueError(field)
@@ -199,7 +207,7 @@ class PredictionsCodec:
 
     def _exact(self, body: bytes) -> Read:
         """Any JSON body, or what is wrong with it."""
-        inputs = read_object(body, self._limits.max_json_depth).get("inputs")
+        inputs = read_object(body, self._limits.max_json_depth, self._most_lists).get("inputs")
         if isinstance(inputs, list) and len(self._inputs) == 1:
             inputs = dict.fromkeys(self._inputs, inputs)
         if not isinstance(inputs, dict):
@@ -207,10 +215,12 @@ class PredictionsCodec:
         if len(inputs) > self._limits.max_tensors:
             most = self._limits.max_tensors
             raise BadRequest(f"the request has {len(inputs)} inputs; at most {most} are read (setting max_tensors)")
-        if inputs.keys() != self._inputs.keys():
-            self._shapes.check(dict.fromkeys(inputs, ()))  # raises: it names those that are missing or unknown
-        arrays = {name: array_of_lists(data, self._inputs[name], shape_of(data)) for name, data in inputs.items()}
-        return arrays, *self._shapes.check({name: array.shape for name, array in arrays.items()})
+        none = next((name for name, data in inputs.items() if not isinstance(data, list | int | float)), None)
+        if none in self._inputs and self._inputs[none].shape:
+            raise BadRequest(f'input "{none}" is {kind_of(inputs[none])}; nested lists are expected')
+        shapes = {name: shape_of(data) for name, data in inputs.items()}
+        rows, group = self._shapes.check(shapes)
+        return {name: array_of_lists(inputs[name], self._inputs[name], shape) for name, shape in shapes.items()}, rows, group
 
     def _only_input(self, form: str) -> Field:
         if len(self._inputs) > 1:

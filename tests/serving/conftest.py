@@ -1,6 +1,7 @@
 """Real servers: a process of its own on a free port, ended by its own process id."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,12 +16,18 @@ import httpx
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from prometheus_client.parser import text_string_to_metric_families
 
-from artifact.signature import Signature, TensorSpec
+from artifact.signature import Dim, Signature, TensorSpec
 
 PROJECT = Path(__file__).parents[2]
-START_DEADLINE_S = 30
-END_DEADLINE_S = 60
+DEADLINE_S = 60
+PLAIN = {"timeout": DEADLINE_S, "verify": False, "trust_env": False}
+"""For httpx, which would otherwise read the certificates of all authorities before each request: 40 ms."""
+ROUNDS_PER_S = 2_000_000
+"""More than any processor does of the counting model: a call of this many rounds takes longer than a second."""
+IN_A_THREAD = ("--model-settings", json.dumps({"counting": {"execution": "thread"}}))
+"""The counting model's golden cases are short, and what a request of ours asks for is not: nobody can measure that."""
 
 
 @dataclass
@@ -30,22 +37,65 @@ class Running:
     process: subprocess.Popen
     port: int
     log: Path
+    rounds_per_s: int = ROUNDS_PER_S
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.port}"
 
+    def request(self, method, path, **options):
+        return httpx.request(method, self.url + path, **PLAIN, **options)
+
     def get(self, path):
-        return httpx.get(self.url + path, timeout=30)
+        return self.request("GET", path)
 
     def predict(self, model, body, **options):
         content = {"content": body} if isinstance(body, (bytes, str)) else {"json": body}
-        return httpx.post(f"{self.url}/predictions/{model}", **content, timeout=60, **options)
+        return self.request("POST", f"/predictions/{model}", **content, **options)
+
+    def metric(self, name, **labels):
+        """The sum of a metric's samples that have these labels."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def log_lines(self):
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    @contextlib.contextmanager
+    def in_flight(self, count, seconds, **headers):
+        """Connections on each of which a request waits for its answer; the engine takes longer than so many seconds for each."""
+        before = self.metric("stateserve_requests_in_flight", model="counting")
+        body = b'{"inputs": {"rounds": [%d]}}' % (seconds * ROUNDS_PER_S)
+        more = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
+        head = b"POST /predictions/counting HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n" % (more, len(body))
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(self.connect()) for _ in range(count)]
+            for connection in connections:
+                connection.sendall(head + body)
+            wait_for(lambda: self.metric("stateserve_requests_in_flight", model="counting") == before + count)
+            yield connections
 
     def stop(self):
         """The exit code after a SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(END_DEADLINE_S)
+        return self.process.wait(DEADLINE_S)
+
+
+def wait_for(condition):
+    """Waits until it is so; fails where it does not become so."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session", name="wait_for")
+def wait_for_fixture():
+    return wait_for
 
 
 def free_port():
@@ -56,10 +106,13 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory):
-    """A context manager that starts a server, waits until it answers, and ends it."""
+    """A context manager that starts a server, waits until it listens, and has tried to load every model, and ends it.
+
+    With `wait=False` models may still be loading.
+    """
 
     @contextlib.contextmanager
-    def start(repository, *flags, program=("-m", "serving")):
+    def start(repository, *flags, program=("-m", "serving"), wait=True):
         port, log = free_port(), tmp_path_factory.mktemp("server") / "log.txt"
         command = [sys.executable, *program, "--repository", str(repository), "--port", str(port), *flags]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESERVE_")}
@@ -73,22 +126,23 @@ def start_server(tmp_path_factory):
             )
         try:
             running = Running(process, port, log)
-            wait_until_it_answers(running)
+            wait_until_it_answers(running, loaded=wait)
             yield running
         finally:
             if process.poll() is None:
                 process.kill()
-            process.wait(END_DEADLINE_S)
+            process.wait(DEADLINE_S)
 
     return start
 
 
-def wait_until_it_answers(running):
-    deadline = time.monotonic() + START_DEADLINE_S
+def wait_until_it_answers(running, *, loaded):
+    deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline and running.process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            running.get("/v2/health/ready")
-            return
+            reasons = running.get("/v2/health/ready").json().get("models", {})
+            if not loaded or "the models are being loaded" not in reasons.values():
+                return
         time.sleep(0.02)
     pytest.fail(f"the server did not start: {running.log.read_text()}")
 
@@ -126,6 +180,27 @@ def counting_artifact(write_artifact, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def classes_artifact(write_artifact, tmp_path_factory):
+    """A model that gives back what it gets, as scores of five classes that have names."""
+    shape = ["batch", 5]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["scores"])],
+        "classes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 5)),),
+        (TensorSpec("scores", "float32", ("batch", 5), labels="labels.txt"),),
+        {"batch": Dim(1, 8)},
+    )
+    directory = tmp_path_factory.mktemp("classes") / "classes" / "1"
+    inputs = {"x": np.arange(5, dtype=np.float32)[None]}
+    return write_artifact(directory, signature, {"onnx": model}, inputs, labels="ant\nbee\ncat\ndog\nemu\n")
+
+
+@pytest.fixture(scope="session")
 def make_repository(tmp_path_factory):
     """A function that copies artifacts into a new repository: `{"name/version": artifact}`."""
 
@@ -139,12 +214,14 @@ def make_repository(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def repository(make_repository, mlp_artifact, counting_artifact):
-    return make_repository({"mlp/1": mlp_artifact, "counting/7": counting_artifact})
+def repository(make_repository, mlp_artifact, counting_artifact, classes_artifact):
+    return make_repository(
+        {"mlp/1": mlp_artifact, "counting/7": counting_artifact, "classes/2": classes_artifact, "spare/1": mlp_artifact}
+    )
 
 
 @pytest.fixture(scope="session")
 def server(start_server, repository):
     """One server for all tests that only ask."""
-    with start_server(repository, "--max-body-bytes", "100000") as running:
+    with start_server(repository, "--max-body-bytes", "100000", "--access-log", *IN_A_THREAD) as running:
         yield running

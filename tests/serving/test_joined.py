@@ -98,7 +98,7 @@ def test_whatever_the_engine_raises_is_the_requests_outcome(error):
     class Raising:
         name = "onnx"
 
-        def run(self, inputs):
+        def run(self, _):
             raise error
 
     assert joined(Raising()).run([rows(1), rows(2)], [1, 1]) == [error, error]
@@ -117,3 +117,34 @@ def test_a_model_without_rows_answers_one_request():
     (outcome,) = JoinedEngine(Total(), signature, lambda _: 8).run([{"x": np.ones(2, np.float32)}], [1])
     assert outcome["y"].shape == ()
     assert outcome["y"] == 2
+
+
+def test_an_answer_never_shares_memory_with_the_next_call():
+    """The gathered rows' buffer is used again; an engine that gives back its input as it came has its answer copied."""
+
+    class Same:
+        name = "onnx"
+
+        def run(self, inputs):
+            return {"y": inputs["x"]}
+
+    engine = joined(Same())
+    first = engine.run([rows(1), rows(2)], [1, 1])
+    engine.run([rows(3), rows(4)], [1, 1])
+    assert [outcome["y"].tolist() for outcome in first] == [[[1, 1]], [[2, 1]]]
+
+
+def test_gathered_rows_of_several_shapes_keep_apart():
+    """Each shape has a buffer of its own, which grows with the largest call."""
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", "n")),),
+        (TensorSpec("y", "float32", ("batch",)),),
+        {"batch": Dim(1, 16), "n": Dim(1, 9)},
+    )
+    engine = JoinedEngine(Summing(), signature, lambda count: count)
+    for width in (1, 2, 3, 2, 1):
+        for count in (1, 3, 2):
+            requests = [{"x": np.full((count, width), value, np.float32)} for value in (1, 2)]
+            one, two = engine.run(requests, [count, count])
+            assert one["y"].tolist() == [width] * count
+            assert two["y"].tolist() == [2 * width] * count

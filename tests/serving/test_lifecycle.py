@@ -2,9 +2,9 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,19 +14,23 @@ import httpx
 import numpy as np
 import pytest
 import safetensors.numpy
+from fastapi.testclient import TestClient
 
-import serving.model
+import serving.execution
 import serving.server
 from artifact.errors import ArtifactError
-from serving.errors import ModelNotReady, NoRepository, PortTaken
-from serving.repository import load_repository, newest_versions
+from artifact.manifest import read_manifest
+from serving.app import create_app
+from serving.errors import PortTaken
+from serving.folders import model_names, version_folders
 from serving.server import require_free
 from serving.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 ROW = {"inputs": {"x": [[0, 0, 0, 0]]}}
-ROUNDS_PER_S = 2_000_000
-"""More than any processor does of the counting model: a call of this many rounds takes longer than a second."""
+THREAD = ("--execution", "thread")
+MAX_RSS_KB = 150_000
+"""Of a server with one small model: Python, NumPy, ONNX Runtime, FastAPI and granian."""
 
 
 def damage(artifact):
@@ -50,146 +54,136 @@ def poison(rehash):
     return change
 
 
-def test_models_that_fail_their_checks(start_server, make_repository, mlp_artifact, poison):
-    """A damaged artifact and one that fails its golden cases make the server not ready, by reason; the others still answer."""
-    root = make_repository({"good/1": mlp_artifact, "damaged/1": mlp_artifact, "poisoned/2": mlp_artifact})
+@pytest.fixture(scope="module")
+def slow_artifact(write_artifact, counting_artifact, tmp_path_factory):
+    """A model whose golden case takes longer than a third of a second, so that loading it takes longer than a whole one."""
+    model = (counting_artifact / "model.onnx").read_bytes()
+    directory = tmp_path_factory.mktemp("slow") / "slow" / "1"
+    return write_artifact(directory, read_manifest(counting_artifact).signature, {"onnx": model}, {"rounds": np.array([700_000])})
+
+
+def test_it_listens_first_and_loads_afterwards(start_server, make_repository, mlp_artifact, slow_artifact, poison, wait_for):
+    """While models load the server is live and not ready; what is loaded answers; what fails its checks is told by reason."""
+    root = make_repository(
+        {"good/1": mlp_artifact, "damaged/1": mlp_artifact, "poisoned/2": mlp_artifact, "slow/1": slow_artifact}
+    )
     damage(root / "damaged" / "1")
     poison(root / "poisoned" / "2")
-    with start_server(root) as server:
+    with start_server(root, wait=False) as server:
+        wait_for(lambda: server.predict("good", ROW).status_code == 200)
+        ready = server.get("/v2/health/ready")
+        assert (ready.status_code, ready.json()["ready"], ready.json()["models"]["*"]) == (503, False, "the models are being loaded")
+        assert server.get("/v2/health/live").json() == {"live": True}
+        answer = server.predict("slow", {"inputs": {"rounds": [3]}})
+        assert (answer.status_code, answer.json()["message"]) == (503, "slow is being loaded")
+        wait_for(lambda: server.get("/v2/models/slow/ready").status_code == 200)
+
         ready = server.get("/v2/health/ready")
         reasons = ready.json()["models"]
-
         assert (ready.status_code, ready.json()["ready"], sorted(reasons)) == (503, False, ["damaged", "poisoned"])
         assert f"{root / 'damaged' / '1' / 'model.onnx'} was changed: " in reasons["damaged"]
-        assert reasons["poisoned"].startswith("golden case ")
+        assert reasons["poisoned"].startswith("poisoned is not ready: version 2 failed its checks: golden case ")
         assert "disagrees on engine onnx: output logits" in reasons["poisoned"]
         assert ready.json()["error"] == f"{reasons['damaged']}; {reasons['poisoned']}"
         assert (server.get("/ping").status_code, server.get("/ping").json()) == (500, {"status": "Unhealthy"})
-        assert server.get("/v2/health/live").status_code == 200
-        for name, version in (("damaged", 1), ("poisoned", 2)):
+        for name in ("damaged", "poisoned"):
             answer = server.predict(name, ROW)
-            message = f"model {name} version {version} is not ready: {reasons[name]}"
-            assert (answer.status_code, answer.json()) == (503, {"code": 503, "type": "ModelNotReady", "message": message})
-        assert server.predict("good", ROW).status_code == 200
+            assert (answer.status_code, answer.json()) == (503, {"code": 503, "type": "ModelNotReady", "message": reasons[name]})
+            assert server.get(f"/v2/models/{name}/ready").json() == {"name": name, "ready": False, "error": reasons[name]}
+        told = [line["message"] for line in server.log_lines() if line["level"] == "ERROR"]
+        assert [message.partition(": ")[0] for message in told] == ["damaged version 1", "poisoned version 2"]
 
 
-def test_an_empty_repository(start_server, tmp_path):
+def test_sigterm_while_models_load(start_server, make_repository, slow_artifact, wait_for):
+    """A server that is told to end before it is ready ends well, when what it began to load is loaded."""
+    with start_server(make_repository({"slow/1": slow_artifact}), wait=False) as server:
+        wait_for(lambda: server.predict("slow", {}).json()["message"] == "slow is being loaded")
+        assert server.stop() == 0
+        assert [line for line in server.log_lines() if line["level"] != "INFO"] == []
+
+
+def test_an_empty_repository(tmp_path):
     """Without a model the server is live, not ready, and says where it looked."""
     (tmp_path / "models" / "empty").mkdir(parents=True)
-    with start_server(tmp_path / "models") as server:
-        assert server.get("/v2/health/live").status_code == 200
-        ready = server.get("/v2/health/ready")
-        assert (ready.status_code, ready.json()) == (503, {"ready": False, "error": "no model below models", "models": {}})
-        assert server.get("/ping").status_code == 500
-        assert server.predict("mlp", ROW).json()["message"] == "no model is called 'mlp'; there are: none"
-        told = f"no model below {tmp_path / 'models'}: it holds no <name>/<version>/ (say the folder that holds the names)"
-        assert told in server.log.read_text()
+    with TestClient(create_app(Settings(repository=tmp_path / "models"))) as client:
+        ready, ping, predicted = client.get("/v2/health/ready"), client.get("/ping"), client.post("/predictions/mlp", json=ROW)
+        assert client.get("/v2/health/live").status_code == 200
+
+    reason = "no model below models: it should hold <name>/<version>/"
+    assert (ready.status_code, ready.json()) == (503, {"ready": False, "error": reason, "models": {"*": reason}})
+    assert ping.status_code == 500
+    assert (predicted.status_code, predicted.json()["message"]) == (404, "no model is called 'mlp'; there are: none")
 
 
-def test_a_repository_that_is_not_there(tmp_path):
+@pytest.mark.parametrize("name", ["nonexist", "file"])
+def test_a_repository_that_is_not_there(tmp_path, name):
     """A directory that is missing, or is a file, ends the command with 2 and names the option."""
     (tmp_path / "file").write_text("")
-    for name in ("nonexist", "file"):
-        done = subprocess.run(
-            [sys.executable, str(PROJECT / "stateserve.py"), "serve", "--repository", name],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    done = run_server("--repository", name, "--port", "65534", cwd=tmp_path)
 
-        assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert done.stderr.endswith(
-            f"error: the model repository {name} is not a directory; export there first, or say another --repository\n"
-        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith(
+        f"error: the model repository {name} is not a directory; export there first, or say another --repository\n"
+    )
 
 
 def test_a_model_whose_loading_fails_otherwise(make_repository, mlp_artifact, monkeypatch):
     """Whatever loading one model raises, it alone is not ready, and the others answer."""
     root = make_repository({"good/1": mlp_artifact, "large/1": mlp_artifact})
-    load = serving.model.artifact.load
+    load = serving.execution.artifact.load
 
     def fail(directory, **options):
         if directory.parent.name == "large":
             raise MemoryError("cannot allocate 9 TB")
         return load(directory, **options)
 
-    monkeypatch.setattr(serving.model.artifact, "load", fail)
+    monkeypatch.setattr(serving.execution.artifact, "load", fail)
+    with TestClient(create_app(Settings(repository=root))) as client:
+        ready = client.get("/v2/health/ready").json()
+        answers = [client.post(f"/predictions/{name}", json=ROW) for name in ("good", "large")]
 
-    loaded = load_repository(root, threads=1)
-
-    assert not loaded.ready
-    assert [(model.name, model.reason) for model in loaded.not_ready()] == [("large", "MemoryError: cannot allocate 9 TB")]
-    with pytest.raises(ModelNotReady, match=r"^model large version 1 is not ready: MemoryError: cannot allocate 9 TB$"):
-        loaded.model("large").predict({})
-    assert loaded.model("good").predict({"x": np.zeros((1, 4), np.float32)})["logits"].shape == (1, 3)
-
-
-def test_the_newest_version(make_repository, mlp_artifact, counting_artifact):
-    """Of each model the largest number is served, 10 before 9."""
-    root = make_repository({"a/1": counting_artifact, "a/9": counting_artifact, "a/10": mlp_artifact, "b/3": counting_artifact})
-    loaded = load_repository(root, threads=1)
-
-    assert {name: (model.version, model.reason) for name, model in loaded.models.items()} == {"a": (10, None), "b": (3, None)}
-    assert loaded.model("a").ready().signature.outputs[0].name == "logits"
-    assert loaded.ready
+    reason = "large is not ready: version 1 failed its checks: MemoryError: cannot allocate 9 TB"
+    assert ready == {"ready": False, "error": reason, "models": {"large": reason}}
+    assert [answer.status_code for answer in answers] == [200, 503]
+    assert answers[1].json()["message"] == reason
 
 
 def test_names_that_are_no_versions(tmp_path):
     """Files, hidden folders, temporary ones, and names that are no positive integer are no models and no versions."""
-    for name in (
-        "m/1",
-        "m/.tmp-2-0a1b",
-        "m/03",
-        "m/v4",
-        "m/-5",
-        "m/6.0",
-        "m/\u0667",
-        "m/8 ",
-        "m/latest",
-        ".hidden/1",
-        "only-notes/x",
-    ):
+    names = ("1", "10", ".tmp-2-0a1b", "03", "v4", "-5", "6.0", "\u0667", "8 ", "latest")
+    for name in (*(f"m/{name}" for name in names), ".hidden/1", "only-notes/x"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "m" / "9").write_text("a file")
     (tmp_path / "readme.txt").write_text("a file")
 
-    assert list(newest_versions(tmp_path)) == [("m", 1, tmp_path / "m" / "1")]
-    for wrong in ("nowhere", "readme.txt"):
-        with pytest.raises(NoRepository, match="is not a directory; export there first, or say another --repository"):
-            load_repository(tmp_path / wrong, threads=1)
+    assert model_names(tmp_path) == ["m", "only-notes"]
+    assert {name: list(version_folders(tmp_path / name)) for name in model_names(tmp_path)} == {"m": [1, 10], "only-notes": []}
 
 
-def test_a_version_without_a_manifest_is_not_passed_over(make_repository, mlp_artifact):
-    """A numbered folder that is no artifact is a version that failed: an older one is not served in its place, unsaid."""
-    root = make_repository({"mlp/1": mlp_artifact})
-    (root / "mlp" / "2").mkdir()
-    model = load_repository(root, threads=None).model("mlp")
+def test_artifacts_of_nonsense_harm_only_themselves(make_repository, mlp_artifact, rehash):
+    """Whatever stands in a file, with hashes that hold, its model is not ready, and no older version answers in its place, unsaid."""
+    files = ("golden.safetensors", "parity.json", "model.onnx", "manifest.json")
+    bad = {f"{name}-{index}": (name, data) for name in files for index, data in enumerate((b"", b"{}", b"garbage"))}
+    root = make_repository({"good/1": mlp_artifact, "empty/1": mlp_artifact, **{f"{model}/1": mlp_artifact for model in bad}})
+    for model, (name, data) in bad.items():
+        (root / model / "1" / name).write_bytes(data)
+        with contextlib.suppress(ArtifactError):
+            rehash(root / model / "1")
+    (root / "empty" / "2").mkdir()
+    with TestClient(create_app(Settings(repository=root))) as client:
+        reasons = client.get("/v2/health/ready").json()["models"]
+        answers = {name: client.post(f"/predictions/{name}", json=ROW).status_code for name in ("good", *reasons)}
 
-    assert model.version == 2
-    assert str(model.reason).startswith(f"{root / 'mlp' / '2'} has no readable manifest.json")
-
-
-@pytest.mark.parametrize("name", ["golden.safetensors", "parity.json", "model.onnx", "manifest.json"])
-@pytest.mark.parametrize("data", [b"", b"{}", b"garbage"])
-def test_an_artifact_of_nonsense_harms_only_itself(make_repository, mlp_artifact, rehash, name, data):
-    """Whatever stands in a file, with hashes that hold, its model is not ready and the repository is loaded."""
-    root = make_repository({"good/1": mlp_artifact, "bad/1": mlp_artifact})
-    (root / "bad" / "1" / name).write_bytes(data)
-    with contextlib.suppress(ArtifactError):
-        rehash(root / "bad" / "1")
-    loaded = load_repository(root, threads=1)
-
-    assert [model.name for model in loaded.not_ready()] == ["bad"]
-    assert loaded.model("good").ready()
+    assert reasons.keys() == {"empty", *bad}
+    assert answers == {"good": 200, **dict.fromkeys(reasons, 503)}
+    assert f"version 2 failed its checks: {root / 'empty' / '2'} has no readable manifest.json" in reasons["empty"]
 
 
-def run_server(*flags, cwd, env=None):
+def run_server(*flags, cwd):
     return subprocess.run(
         [sys.executable, "-m", "serving", *flags],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), **(env or {})},
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -217,50 +211,98 @@ def test_a_taken_port_is_noticed_before_anything_is_loaded(server, repository, m
         serving.server.serve(Settings(repository=repository, port=server.port))
 
 
-def test_a_port_that_is_taken_while_models_load(repository, monkeypatch):
-    """It is looked at once more when the models are there: granian would share it without a word."""
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        port = other.getsockname()[1]
-        checked = []
-
-        def free_at_first(host, port):
-            checked.append(port)
-            if len(checked) > 1:
-                require_free(host, port)
-
-        monkeypatch.setattr(serving.server, "require_free", free_at_first)
-        with pytest.raises(PortTaken, match=rf"^127\.0\.0\.1:{port} cannot be listened on: Address already in use"):
-            serving.server.serve(Settings(repository=repository, port=port))
-    assert checked == [port, port]
-
-
 def test_an_address_that_is_not_ours():
     """An address of another machine is refused like a taken port."""
     with pytest.raises(PortTaken, match=r"^192\.0\.2\.1:8080 cannot be listened on: "):
         require_free("192.0.2.1", 8080)
 
 
-def wait_for(condition, deadline_s=30):
-    end = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+def answer_on(connection):
+    """Status, whether the connection is to be closed, and body of the answer; read until the server closes."""
+    data = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = data.partition(b"\r\n\r\n")
+    return (int(head.split()[1]), b"\r\nconnection: close" in head, body) if head else None
 
 
-@contextlib.contextmanager
-def requests_in_flight(server, count, rounds):
-    """Connections on each of which the server has read a whole request, and not yet answered it."""
-    body = b'{"inputs": {"rounds": [%d]}}' % rounds
-    head = b"POST /predictions/counting HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with contextlib.ExitStack() as stack:
-        connections = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60)) for _ in range(count)
-        ]
-        for connection in connections:
-            connection.sendall(head + body)
-        wait_for(lambda: unread_bytes(server) == [0] * count)
-        yield connections
+def refused(server):
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_sigterm_answers_what_was_accepted(start_server, make_repository, counting_artifact, wait_for):
+    """SIGTERM while requests run: every one is answered, new ones are refused, the code is 0, and the port is free."""
+    with start_server(make_repository({"counting/1": counting_artifact}), *THREAD) as server:
+        expected = server.predict("counting", {"inputs": {"rounds": [int(0.1 * server.rounds_per_s)]}}).content
+        with server.in_flight(3, 0.1) as connections:
+            server.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: refused(server))
+            assert server.process.poll() is None
+
+            assert [answer_on(connection) for connection in connections] == [(200, True, expected)] * 3
+        assert server.process.wait(30) == 0
+        require_free("127.0.0.1", server.port)
+
+
+def test_the_drain_delay(start_server, make_repository, mlp_artifact, counting_artifact, wait_for):
+    """For drain_delay_s after SIGTERM it is not ready, and answers on, asking every client to close; a second signal ends it at once.
+
+    Who sends requests learns from the readiness, with some delay, that there should be no more of them.
+    """
+    root = make_repository({"mlp/1": mlp_artifact, "counting/1": counting_artifact})
+    with start_server(root, "--drain-delay-s", "600", *THREAD) as server, server.in_flight(1, 30):
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.get("/v2/health/ready").status_code == 503)
+        ready, live, predicted = server.get("/v2/health/ready"), server.get("/v2/health/live"), server.predict("mlp", ROW)
+
+        assert ready.json() == {"ready": False, "error": "the server is about to end", "models": {}}
+        assert [answer.status_code for answer in (live, predicted)] == [200, 200]
+        assert [answer.headers["connection"] for answer in (ready, live, predicted)] == ["close"] * 3
+        assert server.stop() == 1
+        (line,) = (line for line in server.log_lines() if line["level"] == "ERROR")
+        assert line["message"] == "requests were cut off at a second signal, or 30 s after the first"
+
+
+def test_the_drain_delay_ends_by_itself(start_server, make_repository, mlp_artifact):
+    """When drain_delay_s is over, the server ends as it does without it."""
+    with start_server(make_repository({"mlp/1": mlp_artifact}), "--drain-delay-s", "0.3") as server:
+        began = time.monotonic()
+
+        assert server.stop() == 0
+        assert time.monotonic() - began > 0.3
+
+
+@pytest.mark.parametrize(("number", "drain_timeout_s"), [(signal.SIGTERM, "30"), (signal.SIGINT, "0")])
+def test_an_idle_server_ends_at_once(start_server, make_repository, mlp_artifact, number, drain_timeout_s):
+    """Ctrl-C is the same as SIGTERM; a client that keeps its connection open, and asks nothing, does not keep the server."""
+    root = make_repository({"mlp/1": mlp_artifact})
+    with start_server(root, "--drain-timeout-s", drain_timeout_s) as server, httpx.Client(verify=False) as idle:
+        assert idle.get(f"{server.url}/ping").status_code == 200
+        server.process.send_signal(number)
+
+        assert server.process.wait(10) == 0
+        assert {line["level"] for line in server.log_lines()} == {"INFO"}
+
+
+def test_drain_timeout_s(start_server, make_repository, counting_artifact, wait_for):
+    """What still runs, or still arrives, after drain_timeout_s is cut off, the log says so, and the code is 1."""
+    root = make_repository({"counting/1": counting_artifact})
+    with start_server(root, "--drain-timeout-s", "0.5", *THREAD) as server, server.connect() as upload:
+        upload.sendall(b"POST /predictions/counting HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        wait_for(lambda: unread_bytes(server) == [0])
+        with server.in_flight(1, 30) as (connection,):
+            began = time.monotonic()
+
+            assert server.stop() == 1
+            assert time.monotonic() - began > 0.5
+            for cut_off in (connection, upload):
+                with contextlib.suppress(ConnectionResetError):
+                    assert answer_on(cut_off) is None
+        (line,) = (line for line in server.log_lines() if line["level"] == "ERROR")
+        assert line["message"] == "requests were cut off at a second signal, or 0.5 s after the first"
+        require_free("127.0.0.1", server.port)
 
 
 def unread_bytes(server):
@@ -268,89 +310,6 @@ def unread_bytes(server):
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     established = "01"
     return [int(row[4].split(":")[1], 16) for row in rows if row[1].endswith(f":{server.port:04X}") and row[3] == established]
-
-
-def answer_on(connection):
-    """Status and body of the answer, read until the server closes."""
-    data = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, body = data.partition(b"\r\n\r\n")
-    return int(head.split()[1]) if head else None, body
-
-
-def test_sigterm_answers_what_was_accepted(start_server, repository):
-    """SIGTERM while requests run: every one is answered, new ones are refused, the code is 0, and the port is free."""
-    with start_server(repository) as server:
-        expected = server.predict("counting", {"inputs": {"rounds": [ROUNDS_PER_S // 4]}}).content
-        with requests_in_flight(server, 6, ROUNDS_PER_S // 4) as connections:
-            server.process.send_signal(signal.SIGTERM)
-            wait_for(lambda: refused(server))
-            assert server.process.poll() is None
-
-            assert [answer_on(connection) for connection in connections] == [(200, expected)] * 6
-        assert server.process.wait(30) == 0
-        require_free("127.0.0.1", server.port)
-
-
-def refused(server):
-    try:
-        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
-
-
-def test_sigterm_with_connections_that_are_kept_alive(start_server, repository):
-    """A client that keeps its connection open, and asks nothing, does not keep the server."""
-    with start_server(repository) as server, httpx.Client(base_url=server.url) as idle:
-        assert idle.get("/ping").status_code == 200
-        started = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - started < 10
-
-
-def test_sigint_ends_it_too(start_server, repository):
-    """Ctrl-C is the same as SIGTERM."""
-    with start_server(repository) as server:
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(30) == 0
-        assert "Traceback" not in server.log.read_text()
-
-
-def test_drain_timeout_s(start_server, repository):
-    """Requests that still run after drain_timeout_s are cut off, the log says so, and the code is 1."""
-    with (
-        start_server(repository, "--drain-timeout-s", "1") as server,
-        requests_in_flight(server, 1, 30 * ROUNDS_PER_S) as connections,
-    ):
-        started = time.monotonic()
-        code = server.stop()
-        took = time.monotonic() - started
-
-        assert code == 1
-        assert 0.9 < took < 8
-        with contextlib.suppress(ConnectionResetError):
-            assert answer_on(connections[0]) == (None, b"")
-        assert "requests were cut off: they still ran when drain_timeout_s was over (1 s)" in server.log.read_text()
-        require_free("127.0.0.1", server.port)
-
-
-def test_a_drain_timeout_of_nothing_still_ends_an_idle_server_well(start_server, repository):
-    """With drain_timeout_s 0 and nothing in flight there is nothing to cut off."""
-    with start_server(repository, "--drain-timeout-s", "0") as server:
-        assert server.stop() == 0
-
-
-def test_an_upload_that_never_ends_does_not_keep_the_server(start_server, repository):
-    """A client that stops in the middle of its body is waited for as long as any other, and no longer."""
-    with (
-        start_server(repository, "--drain-timeout-s", "1") as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection,
-    ):
-        connection.sendall(b"POST /predictions/mlp HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-        wait_for(lambda: unread_bytes(server) == [0])
-        started = time.monotonic()
-        server.stop()
-        assert time.monotonic() - started < 8
 
 
 BLOCKED = """
@@ -371,7 +330,6 @@ def test_serving_needs_neither_torch_nor_onnx(start_server, repository, server):
     with start_server(repository, program=("-c", BLOCKED)) as blocked:
         assert blocked.get("/v2/health/ready").status_code == 200
         assert blocked.predict("mlp", ROW).json() == server.predict("mlp", ROW).json()
-        assert blocked.stop() == 0
 
 
 def test_the_blocker_blocks():
@@ -382,11 +340,44 @@ def test_the_blocker_blocks():
     assert "ModuleNotFoundError: No module named 'torch'" in done.stderr
 
 
-def test_the_repository_is_only_read(server, repository):
-    """A server writes nothing into its repository."""
-    names = sorted(str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file())
+def test_an_onnx_server_is_small(start_server, make_repository, mlp_artifact):
+    """A server whose model is ONNX has no torch in its process, though it is installed, and takes less than 150 MB."""
+    with start_server(make_repository({"mlp/1": mlp_artifact})) as server:
+        assert server.predict("mlp", ROW).status_code == 200
 
-    assert server.get("/ping").status_code == 200
-    assert not [name for name in names if not name.startswith(("mlp/1/", "counting/7/"))]
-    copied = shutil.copytree(repository, repository.parent / f"{repository.name}-copy")
-    assert load_repository(copied, None).ready
+        assert libraries(server) & {"libtorch", "onnxruntime"} == {"onnxruntime"}
+        assert rss_kb(server) < MAX_RSS_KB
+
+
+def test_a_torchscript_server(start_server, make_repository, mlp_artifact, server):
+    """engine=torchscript runs the artifact's TorchScript, in torch, to the same answers."""
+    with start_server(make_repository({"mlp/1": mlp_artifact}), "--engine", "torchscript") as torch_server:
+        answer, expected = (each.predict("mlp", ROW).json()["outputs"]["logits"] for each in (torch_server, server))
+
+        np.testing.assert_allclose(answer, expected, rtol=1e-5)
+        assert torch_server.get("/v2/models/mlp").json()["platform"] == "pytorch_torchscript"
+        assert "libtorch" in libraries(torch_server)
+
+
+def libraries(server):
+    """Which of the engines' libraries are in the server's process."""
+    return set(re.findall("libtorch|onnxruntime", Path(f"/proc/{server.process.pid}/maps").read_text()))
+
+
+def rss_kb(server):
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)[1])
+
+
+def test_the_repository_is_only_read(server, make_repository, repository, mlp_artifact, counting_artifact, classes_artifact):
+    """A server that answered, loaded and unloaded writes nothing into its repository."""
+    assert server.predict("mlp", ROW).status_code == 200
+    for what in ("unload", "load"):
+        assert server.request("POST", f"/v2/repository/models/spare/{what}").status_code == 200
+
+    sources = {"mlp/1": mlp_artifact, "counting/7": counting_artifact, "classes/2": classes_artifact, "spare/1": mlp_artifact}
+    assert contents(repository) == contents(make_repository(sources))
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from serving.errors import ServingError
 from serving.messages import Request
 from serving.protocols.asked import Limits
 from serving.protocols.compression import decompress
+from serving.protocols.json_body import nesting
 from serving.protocols.oip import OipCodec
 from serving.protocols.predictions import PredictionsCodec
 
@@ -47,7 +49,7 @@ def decoded(codec, signature, sent):
     except (ServingError, InvalidInput) as refusal:
         require_told(refusal)
         return None
-    signature.validate_shapes(asked.inputs)
+    signature.validate_shapes(asked.inputs, Limits().max_rows)
     assert asked.rows == len(next(iter(asked.inputs.values())))
     assert all(array.flags.c_contiguous and array.flags.aligned for array in asked.inputs.values())
     return asked
@@ -105,7 +107,7 @@ def test_any_document_to_oip(model, document, rest, is_binary):
     headers = {"inference-header-content-length": str(len(body))} if is_binary else {}
     asked = decoded(OIP[model], SIGNATURES[model], requested(body + rest if is_binary else body, headers))
     if asked is not None:
-        outputs = {spec.name: np.ones((asked.rows, *spec.shape[1:]), spec.dtype) for spec in SIGNATURES[model].outputs}
+        outputs = {spec.name: np.ones(spec.concrete({"batch": asked.rows}), spec.dtype) for spec in SIGNATURES[model].outputs}
         assert OIP[model].encode(asked, outputs).status == 200
 
 
@@ -165,7 +167,9 @@ def test_what_is_sent_arrives(form, array):
     """Every finite float32 arrives to the last bit, in every form; the sign of a zero, too."""
     codec, write = WRITERS[form]
 
-    assert decoded(codec, ONE, requested(*write(array))).inputs["x"].tobytes() == array.tobytes()
+    asked = decoded(codec, ONE, requested(*write(array)))
+    assert asked is not None
+    assert asked.inputs["x"].tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -207,6 +211,21 @@ def test_both_ways_agree(document, prediction):
         assert read[0]["x"].tobytes() == PREDICTIONS["one"]._exact(body)[0]["x"].tobytes()
 
 
+def depth(value):
+    """How deep a value is nested, by its definition."""
+    inner = value if isinstance(value, list) else value.values() if isinstance(value, dict) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
+@few
+@given(
+    value=st.recursive(st.text('[]{}"\\a', max_size=6), lambda inner: st.lists(inner) | st.dictionaries(st.text('["\\'), inner))
+)
+def test_the_depth_of_json_is_exact(value):
+    """Brackets, quotes and backslashes in strings are no lists and objects."""
+    assert nesting(json.dumps(value).encode()) == depth(value)
+
+
 @few
 @given(body=st.binary(max_size=60), encoding=st.sampled_from(["gzip", "deflate", "deflate, gzip"]) | st.text(max_size=12))
 def test_any_bytes_to_decompress(body, encoding):
@@ -215,3 +234,16 @@ def test_any_bytes_to_decompress(body, encoding):
         assert len(decompress(body, encoding, 1000)) <= 1000
     except ServingError as refusal:
         require_told(refusal)
+
+
+def test_threads_share_a_codec():
+    """Requests that are decoded in many threads at once each get their own arrays."""
+    codec = OIP["one"]
+
+    def check(number):
+        array = np.full((1 + number % 4, 2), number, np.float32)
+        asked = codec.decode(requested(*(oip_json if number % 2 else oip_binary)(array)))
+        return asked.inputs["x"].tobytes() == array.tobytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(check, range(2000)))

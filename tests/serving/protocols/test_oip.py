@@ -51,7 +51,7 @@ def tensor(data=None, **members):
     return {key: value for key, value in members.items() if value is not None}
 
 
-def behind(data_bytes=24, **members):
+def behind(data_bytes: object = 24, **members):
     """An input of MLP's whose data is behind the JSON."""
     stated = tensor(parameters={"binary_data_size": data_bytes}, **members)
     del stated["data"]
@@ -81,6 +81,13 @@ def to_client(answer):
     return InferenceServerClient.parse_response_body(answer.body, header_length=length and int(length))
 
 
+def received(answer, name):
+    """An output as Triton's own client reads it."""
+    array = to_client(answer).as_numpy(name)
+    assert array is not None
+    return array
+
+
 DTYPES = ["bool", *(f"{kind}{bits}" for kind in ("uint", "int") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"]
 
 
@@ -94,7 +101,7 @@ def test_every_datatype_goes_there_and_back(dtype, binary):
 
     assert (asked.inputs["x"].dtype, asked.rows, asked.group) == (array.dtype, 2, ())
     np.testing.assert_array_equal(asked.inputs["x"], array)
-    answered = to_client(protocol.encode(asked, {"y": array})).as_numpy("y")
+    answered = received(protocol.encode(asked, {"y": array}), "y")
     assert answered.dtype == array.dtype
     np.testing.assert_array_equal(answered, array)
 
@@ -108,7 +115,7 @@ def test_bytes_go_there_and_back(binary):
     asked = protocol.decode(from_client({"x": array}, [InferRequestedOutput("y", binary_data=binary)], binary=binary))
 
     assert asked.inputs["x"].tolist() == [words]
-    answered = to_client(protocol.encode(asked, asked.inputs | {"y": asked.inputs["x"]})).as_numpy("y")
+    answered = received(protocol.encode(asked, {"y": asked.inputs["x"]}), "y")
     assert [word if isinstance(word, bytes) else word.encode() for word in answered[0]] == words
 
 
@@ -159,12 +166,13 @@ def test_json_and_binary_tensors_may_be_mixed():
         "outputs": [{"name": "length"}, {"name": "y", "parameters": {"binary_data": True}}],
     }
     asked = protocol.decode(framed(header, b"\x01\x00"))
-    result = to_client(protocol.encode(asked, {"y": np.ones((1, 2, 3), np.float32), "length": np.array([2], np.int32)}))
+    answer = protocol.encode(asked, {"y": np.ones((1, 2, 3), np.float32), "length": np.array([2], np.int32)})
+    outputs = to_client(answer).get_response()["outputs"]
 
     assert {name: array.tolist() for name, array in asked.inputs.items()} == {"ids": [[5, 6]], "mask": [[True, False]]}
-    assert [output["name"] for output in result.get_response()["outputs"]] == ["length", "y"]
-    assert result.get_response()["outputs"][0]["data"] == [2]
-    assert result.as_numpy("y").tolist() == [[[1, 1, 1], [1, 1, 1]]]
+    assert [output["name"] for output in outputs] == ["length", "y"]
+    assert outputs[0]["data"] == [2]
+    assert received(answer, "y").tolist() == [[[1, 1, 1], [1, 1, 1]]]
 
 
 @pytest.mark.parametrize("data", [X.ravel().tolist(), X.tolist()])
@@ -235,7 +243,7 @@ def test_a_raw_request_is_one_row():
     answer = protocol.encode(asked, {"logits": np.zeros((1, 4), np.float32)})
 
     np.testing.assert_array_equal(asked.inputs["x"], X[:1])
-    assert to_client(answer).as_numpy("logits").tolist() == [[0, 0, 0, 0]]
+    assert received(answer, "logits").tolist() == [[0, 0, 0, 0]]
 
 
 def test_a_raw_request_tells_one_size():
@@ -269,11 +277,11 @@ def test_classification(binary):
     protocol = codec(labels={"logits": ["cat", "dog", "hen"]})
     asked = protocol.decode(from_client({"x": X}, [InferRequestedOutput("logits", binary_data=binary, class_count=3)]))
     logits = np.array([[0.5, 2, -1, 2], [np.nan, 1, 3, -np.inf]], np.float32)
-    result = to_client(protocol.encode(asked, {"logits": logits}))
+    answer = protocol.encode(asked, {"logits": logits})
 
-    output = result.get_output("logits")
+    (output,) = to_client(answer).get_response()["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 3])
-    assert [[str(item, "utf-8") if binary else item for item in row] for row in result.as_numpy("logits")] == [
+    assert [[str(item, "utf-8") if binary else item for item in row] for row in received(answer, "logits")] == [
         ["2.000000:1:dog", "2.000000:3", "0.500000:0:cat"],
         ["3.000000:2:hen", "1.000000:1:dog", "nan:0:cat"],
     ]
@@ -307,9 +315,8 @@ def test_priority_and_timeout(parameters, header, priority, timeout_s):
     """The smaller of the parameter `timeout` (µs) and the header holds; parameters that we do not know are passed over."""
     headers = {} if header is None else {"x_timeout_ms": header}
     in_json = codec().decode(request({"parameters": parameters, "inputs": [tensor()]}, **headers))
-    binary = framed({"parameters": parameters, "inputs": [behind()]}, X.tobytes())
-    binary.headers.update(request({}, **headers).headers)
-    binary = codec().decode(binary)
+    head = json.dumps({"parameters": parameters, "inputs": [behind()]}).encode()
+    binary = codec().decode(request(head + X.tobytes(), len(head), **headers))
 
     assert (in_json.priority, in_json.timeout_s) == (binary.priority, binary.timeout_s) == (priority, timeout_s)
 
@@ -596,6 +603,12 @@ def test_limits():
         shallow.decode(request({"inputs": [tensor(X.tolist())]}))
     with pytest.raises(BadRequest, match=r"^the body is nested 6 levels deep; at most 4 are read"):
         shallow.decode(request({"parameters": {"a": {"b": {"c": {"d": {}}}}}, "inputs": [tensor()]}))
+
+
+@pytest.mark.parametrize(("length", "expected"), [(None, 30), ("0", 0), ("7", 7), ("31", 30), ("-1", 30), ("9" * 9999, 30)])
+def test_bytes_that_are_parsed(length, expected):
+    """Only the JSON of a request is parsed: all of it, or as much as the header says that there is."""
+    assert codec().parsed_bytes(request(b" " * 30, length)) == expected
 
 
 def test_a_parser_that_is_still_held_is_replaced():

@@ -196,7 +196,10 @@ REFUSALS = {
     "ragged": ({"inputs": {"x": [[0, 0, 0], [0, 0]]}}, RAGGED),
     "ragged, as many values": ({"inputs": {"x": [[0, 0, 0], [0, 0], [0, 0, 0, 0]]}}, RAGGED),
     "ragged in depth": ({"inputs": {"x": [[0, 0, [0]]]}}, RAGGED),
-    "ragged in depth, first": ({"inputs": {"x": [[[0], 0, 0]]}}, RAGGED),
+    "ragged in depth, first": (
+        {"inputs": {"x": [[[0], 0, 0]]}},
+        'input "x" has shape [1, 3, 1]; the signature says [batch, 3]',
+    ),
     "numbers among lists": ({"inputs": {"x": [[0, 0, 0], 0]}}, RAGGED),
     "text of the same length": ({"inputs": {"x": [[0, 0, 0], "abc"]}}, RAGGED),
     "a row": ({"inputs": {"x": [0, 0, 0]}}, 'input "x" has shape [3]; the signature says [batch, 3]'),
@@ -209,14 +212,19 @@ REFUSALS = {
     "booleans": ({"inputs": {"x": [[0.5, True, 0]]}}, 'input "x" holds true, which is not float32'),
     "text": ({"inputs": {"x": [["0", 0, 0]]}}, 'input "x" holds "0", which is not float32'),
     "null": ({"inputs": {"x": [[0, 0, None]]}}, 'input "x" holds null, which is not float32'),
-    "an object": ({"inputs": {"x": {"0": 0}}}, 'input "x" holds an object, which is not float32'),
+    "an object": ({"inputs": {"x": {"0": 0}}}, 'input "x" is an object; nested lists are expected'),
+    "an object inside": ({"inputs": {"x": [[0, 0, {}]]}}, 'input "x" holds an object, which is not float32'),
     "too many inputs": (
         {"inputs": dict.fromkeys("abc", 0)},
         "the request has 3 inputs; at most 2 are read (setting max_tensors)",
     ),
+    "many lists": (
+        b'{"inputs": [' + b"[]," * 5_000 + b"[]]}",
+        "the body has 5003 lists and objects; for this model at most 4101 are read",
+    ),
     "deep": (
-        b'{"inputs": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
-        "the body is nested 30001 levels deep; at most 64 are read (setting max_json_depth)",
+        b'{"inputs": ' + b"[" * 3_000 + b"]" * 3_000 + b"}",
+        "the body is nested 3001 levels deep; at most 64 are read (setting max_json_depth)",
     ),
 }
 

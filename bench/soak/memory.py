@@ -1,0 +1,152 @@
+"""What the server holds in memory, over a million requests and a hundred versions."""
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bench.bodies import Body, oip_binary
+from bench.soak.client import Answer, ConnectionLost, connect, post
+from bench.soak.finding import Curve, Faults, Finding, Soak, told_by_tenths
+from bench.soak.models import INPUT, PIXELS, files, mlp
+from bench.soak.server import Server, started, write_files, write_model
+
+NAME = "mlp"
+REQUESTS = 1_000_000
+BASE_REQUESTS = 50_000
+"""What is held then is what it is compared with."""
+VERSIONS = 100
+GROWTH = 0.03
+CONNECTIONS = 32
+
+_QUESTIONS = 16
+_VERSION = re.compile(rb'"model_version":"(\d+)"')
+_NOTHING = Body(b"", {})
+
+
+async def memory(soak: Soak) -> Finding:
+    """Asks a million times while a hundred versions follow each other, and reads VmRSS before each of them.
+
+    The quick form judges no growth: so soon after its start, a process has not yet touched all that it needs.
+    """
+    requests, versions, base = soak.count(REQUESTS), soak.count(VERSIONS), soak.count(BASE_REQUESTS)
+    repository = soak.repository("memory")
+    write_model(repository, NAME, 1, mlp(1))
+    async with started(repository) as server:
+        asking = _Asking(soak, server, requests, versions, base)
+        threads, began = server.threads(), time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asking.swap())
+            for _ in range(CONNECTIONS):
+                tasks.create_task(asking.ask_on())
+        took_s = time.perf_counter() - began
+        asking.look()
+        more_threads = server.threads() - threads
+        took_over = await server.counted("swaps_total", model=NAME)
+    asking.faults.require(took_over == versions, f"{took_over:.0f} versions took over, and not {versions}")
+    asking.faults.add_all(server.unforeseen())
+    base_mb, last_mb = asking.base_mb, asking.points[-1][1]
+    limit_mb = base_mb * (1 + GROWTH)
+    return Finding(
+        "Memory",
+        f"{CONNECTIONS} connections send single rows to an MLP 784-128-10 as OIP binary, every answer is compared with what the "
+        f"version that it names must say, and a new version takes over every {asking.step:,} requests. "
+        "VmRSS is read before each of them, and at the end.",
+        {
+            "requests": f"{requests:,}",
+            "right answers": f"{asking.right:,}",
+            "versions that took over": f"{took_over:.0f}",
+            "requests/s, each checked": f"{requests / took_s:,.0f}",
+            f"VmRSS after {base:,} requests, MB": f"{base_mb:.1f}",
+            f"VmRSS after {requests:,} requests, MB": f"{last_mb:.1f} ({last_mb / base_mb - 1:+.1%})",
+            "threads of the process more than at the start": f"{more_threads}",
+        },
+        asking.faults.lines(),
+        []
+        if last_mb <= limit_mb or soak.quick
+        else [f"VmRSS grew by {last_mb / base_mb - 1:.1%}, which is more than {GROWTH:.0%}"],
+        Curve(asking.points, limit_mb),
+    )
+
+
+@dataclass(slots=True)
+class _Asking:
+    soak: Soak
+    server: Server
+    requests: int
+    versions: int
+    base: int
+    asked: int = 0
+    answered: int = 0
+    right: int = 0
+    base_mb: float = 0.0
+    points: list[tuple[int, float]] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
+    due: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+
+    @property
+    def step(self) -> int:
+        """Requests between two versions."""
+        return self.requests // (self.versions + 1)
+
+    def look(self) -> None:
+        """Notes what the server holds now."""
+        self.points.append((self.answered, self.server.memory_mb()))
+
+    async def ask_on(self) -> None:
+        """Asks until all is asked."""
+        questions, tell = _Questions(), told_by_tenths(self.soak, "memory", self.requests)
+        connection = await connect(self.server.port)
+        while self.asked < self.requests:
+            number = self.asked = self.asked + 1
+            request = questions.requests[number % _QUESTIONS]
+            try:
+                answer = await connection.ask(request)
+            except ConnectionLost as lost:
+                self.faults.add(f"request {number} was not answered: {lost}")
+                connection = await connect(self.server.port)
+                continue
+            if questions.is_right(answer, number % _QUESTIONS):
+                self.right += 1
+            else:
+                self.faults.add(f"request {number}: {answer.status} {answer.content[:300]!r}")
+            self.answered += 1
+            if self.answered % self.step == 0 and self.answered // self.step <= self.versions:
+                self.look()
+                self.due.put_nowait(self.answered // self.step + 1)
+            if self.answered == self.base:
+                self.base_mb = self.server.memory_mb()
+            tell(self.answered)
+        connection.close()
+
+    async def swap(self) -> None:
+        """Puts a version into the repository whenever one is due, and has it loaded."""
+        for _ in range(self.versions):
+            version = await self.due.get()
+            staged = self.soak.folder / "staged-memory" / str(version)
+            write_files(staged, files(mlp(version)))
+            staged.rename(self.server.repository / NAME / str(version))
+            answer = await self.server.ask(post(f"/v2/repository/models/{NAME}/load", _NOTHING))
+            self.faults.require(answer.status == 200, f"load of {version}: {answer.status} {answer.content!r}")
+
+
+class _Questions:
+    """Some requests, and what each version must answer to them."""
+
+    def __init__(self) -> None:
+        x = np.random.default_rng(0).integers(0, 4, (_QUESTIONS, 1, PIXELS)).astype(np.float32)
+        self.requests = [post(f"/v2/models/{NAME}/infer", oip_binary(INPUT, one)) for one in x]
+        self._without_version = [mlp(0).answer(one) for one in x]
+        self._answers: dict[bytes, list[bytes]] = {}
+
+    def is_right(self, answer: Answer, question: int) -> bool:
+        """Whether the answer is that of the version which it names."""
+        match = _VERSION.search(answer.content) if answer.status == 200 else None
+        return match is not None and answer.content.endswith(self._expected(match[1])[question])
+
+    def _expected(self, version: bytes) -> list[bytes]:
+        if version not in self._answers:
+            self._answers[version] = [(one + np.float32(int(version))).tobytes() for one in self._without_version]
+        return self._answers[version]

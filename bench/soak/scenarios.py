@@ -1,0 +1,39 @@
+"""The scenarios by name, and how one is run."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from bench.soak.ending import ending
+from bench.soak.finding import Finding, Soak
+from bench.soak.leaving import leaving
+from bench.soak.memory import memory
+from bench.soak.mix_up import mix_up
+from bench.soak.overload import overload
+from bench.soak.swaps import swaps
+
+SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
+    "mix-up": mix_up,
+    "swaps": swaps,
+    "overload": overload,
+    "leaving": leaving,
+    "ending": ending,
+    "memory": memory,
+}
+"""What `--only` names."""
+
+_TIMEOUT_S = 300.0
+
+
+async def run(name: str, soak: Soak) -> Finding:
+    """Runs one scenario; what breaks it off, such as its time being over, is a fault that it found."""
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            return await SCENARIOS[name](soak)
+    except Exception as error:  # noqa: BLE001 - whatever it was: the others are run, and the page tells of it
+        return Finding(name, "", {}, [f"it broke off: {_causes(error)}"])
+
+
+def _causes(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(_causes, error.exceptions))
+    return f"{type(error).__name__}: {error}"
