@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test demo bench-export bench-serving clean
+.PHONY: install lint test clients demo bench-export bench-serving soak clean
 
 install: .venv/.installed
 
@@ -24,6 +24,15 @@ lint: install
 test: lint
 	$(BIN)/pytest
 
+# KServe's client wants other versions than ours of what both need: it has an environment of its own (450 MB).
+.venv-clients/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@
+
+clients: install .venv-clients/.installed
+	.venv-clients/bin/python -m pytest -W default tests/clients
+
 demo: install
 	$(BIN)/python examples/digits/demo.py
 
@@ -33,5 +42,8 @@ bench-export: install
 bench-serving: install
 	$(BIN)/python -m bench.serving --to docs/benchmarks/serving.md
 
+soak: install
+	$(BIN)/python -m bench.soak --to docs/benchmarks/soak.md
+
 clean:
-	rm -rf .venv model_repository examples/digits/best.pth
+	rm -rf .venv .venv-clients model_repository examples/digits/best.pth

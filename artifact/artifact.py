@@ -48,8 +48,8 @@ class Artifact:
 def load(path: Path | str, engine: str = "auto", threads: int | None = None, calls: int = 1) -> Artifact:
     """Reads an artifact, checks every hash, and makes its engine.
 
-    `engine` is `onnx`, `torchscript`, `pt2`, or `auto`: the first of these that the artifact holds. `threads` and `calls` are those
-    of `EngineOptions`.
+    `engine` is `onnx`, `torchscript`, `pt2`, or `auto`: the first of these that the artifact holds. `threads` and `calls` are
+    those of `EngineOptions`.
 
     Raises:
         NotAnArtifact: there is no artifact.

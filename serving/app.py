@@ -29,6 +29,7 @@ from serving.protocols.asked import Limits
 from serving.protocols.statistics import statistics
 from serving.repository import Event, Repository
 from serving.settings import ModelSettings, Settings
+from serving.tracked import ID, Tracked
 
 log = logging.getLogger("stateserve")
 
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.openapi = lambda: _document(app, running)
     for kind in (StateserveError, HTTPException, Exception):
         app.add_exception_handler(kind, on_error)
+    app.add_middleware(Tracked, new_id=running.new_id)
     return app
 
 
@@ -281,7 +283,7 @@ def _asked_for(request: Request) -> tuple[str, str | None]:
 
 
 def _request_id(request: Request) -> str:
-    return logs.accepted_id(request.headers.get("x-request-id")) or _of(request).new_id()
+    return request.scope[ID]
 
 
 def _document(app: FastAPI, running: Running) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The batcher: joins requests in time, counts rows, and gives an idle engine at once what is there.
 
 Everything happens on the event loop, so there are no locks: `put` queues a job, `_dispatch` hands joined rows to the engine, and
-`_finish` gives every job its outcome. There is no timer unless `max_delay_ms` asks for one: while an engine runs, requests gather,
-and the next call takes what has gathered.
+`_finish` gives every job its outcome. There is no timer unless `max_delay_ms` asks for one: while an engine runs, requests
+gather, and the next call takes what has gathered.
 """
 
 import asyncio

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.batcher import Batcher, Job
 from serving.body import Arrivals
 from serving.error_answer import error_answer, reason
 from serving.messages import Answer, Request
-from serving.metrics import Metrics
+from serving.metrics import PROTOCOLS, Metrics
 from serving.model import ServedModel  # noqa: TC001 - as every import of ours: at the top
 from serving.protocols.asked import Arrays, Asked, Codec
 from serving.protocols.compression import compress, decompress
@@ -33,6 +33,11 @@ class Route:
     protocol: Protocol
     model: str
     version: str | None
+    kind: int = field(init=False)
+    """The protocol's place in `PROTOCOLS`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", PROTOCOLS.index(self.protocol))
 
 
 def route(path: str) -> Route | None:
@@ -112,9 +117,8 @@ class Inference:
                     answer = await asyncio.to_thread(codec.encode, asked, outputs)
                 if len(answer.body) >= self._compress_min_bytes:
                     await self._compress(answer, request.headers.get("accept-encoding"))
-                served.metrics.answered(
-                    asked_for.protocol, job.rows, began, decoded, job.started_at, job.ended_at, time.perf_counter()
-                )
+                stamps = (asked_for.kind, job.rows, began, decoded, job.started_at, job.ended_at, time.perf_counter())
+                served.metrics.answered(stamps)
             finally:
                 served.leave()
         except Exception as error:  # noqa: BLE001 - every error has its answer

@@ -8,7 +8,7 @@ Both sides share built-in lists and dicts, and touch them by single calls into C
 Folding holds a lock, and a request never waits for it.
 """
 
-import struct
+import itertools
 import threading
 import time
 from collections import Counter
@@ -53,7 +53,11 @@ BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 FOLD_AT = 512
 """Requests of one protocol that are folded at a time: about 50 µs of work, and 100 kB of stamps."""
 
-_PER_REQUEST = 6  # rows and five stamps
+Stamps = tuple[int, int, float, float, float, float, float]
+"""An answered request: the index of its protocol in `PROTOCOLS`, its rows, and five readings of `time.perf_counter`, none earlier
+than the one before it: when it was there, when it was decoded, when the engine began with its first row and ended with its last,
+and when the answer's bytes were there."""
+_PER_REQUEST = 7
 _BOUNDS_S = np.array(SECONDS)
 _LABELS = ("model", "version")
 
@@ -100,37 +104,19 @@ class VersionMetrics:
     def __init__(self, model: str, version: int) -> None:
         self.model = model
         self.version = version
-        self._stamps: dict[str, list[float]] = {protocol: [] for protocol in PROTOCOLS}
+        self._stamps: list[Stamps] = []
+        self.answered: Callable[[Stamps], None] = self._stamps.append
+        """A request was answered with 200. A list's own method, since every request pays for it."""
         self._failed = dict.fromkeys(REASONS, 0)
         self._failed_s = 0.0
         self._calls: dict[int, tuple[int, float]] = {}
         # Only folding changes what follows, and it holds the lock.
         self._folding = threading.Lock()
-        self._answered = dict.fromkeys(PROTOCOLS, 0)
+        self._answered = np.zeros(len(PROTOCOLS), np.int64)
         self._rows = 0
         self._within = np.zeros((len(STAGES) + 1, len(SECONDS)), np.int64)  # the last row is the whole
         self._sums_s = np.zeros(len(STAGES) + 1)
         self._last_stamp_s = float("-inf")
-
-    def answered(  # noqa: PLR0913, PLR0917 (an object to carry the stamps would cost as much as all the rest)
-        self, protocol: str, rows: int, arrived_s: float, decoded_s: float, begun_s: float, ended_s: float, encoded_s: float
-    ) -> None:
-        """A request was answered with 200.
-
-        The stamps are readings of `time.perf_counter`, none earlier than the one before it: when the request was there, when it
-        was decoded, when the engine began with its first row and ended with its last, and when the answer's bytes were there.
-
-        Raises:
-            KeyError: the protocol is none of `PROTOCOLS`.
-        """
-        stamps = self._stamps[protocol]
-        stamps.extend((rows, arrived_s, decoded_s, begun_s, ended_s, encoded_s))
-        # If another thread is folding, the next request looks again.
-        if len(stamps) >= FOLD_AT * _PER_REQUEST and self._folding.acquire(blocking=False):
-            try:
-                self._fold(protocol)
-            finally:
-                self._folding.release()
 
     def failed(self, reason: str, took_s: float = 0.0) -> None:
         """A request was not answered with 200, for one of `REASONS`, after `took_s` from its arrival."""
@@ -144,13 +130,19 @@ class VersionMetrics:
         except KeyError:
             count, seconds = 0, 0.0
         self._calls[rows] = (count + 1, seconds + infer_s)
+        # If another thread is folding, the next call looks again.
+        if len(self._stamps) >= FOLD_AT and self._folding.acquire(blocking=False):
+            try:
+                self._fold()
+            finally:
+                self._folding.release()
 
     def totals(self) -> Totals:
         """Everything up to now; any thread may ask. All but `failed` and `calls` is of the very same requests."""
         with self._folding:
-            for protocol in PROTOCOLS:
-                self._fold(protocol)
-            answered, rows, last_stamp_s = self._answered.copy(), self._rows, self._last_stamp_s
+            self._fold()
+            answered = dict(zip(PROTOCOLS, self._answered.tolist(), strict=True))
+            rows, last_stamp_s = self._rows, self._last_stamp_s
             within, sums_s = self._within.tolist(), self._sums_s.tolist()
         count = sum(answered.values())
         *stages, whole = (Times(at_most, count, sum_s) for at_most, sum_s in zip(within, sums_s, strict=True))
@@ -165,20 +157,19 @@ class VersionMetrics:
             last_s=time.time() - (time.perf_counter() - last_stamp_s) if count else None,
         )
 
-    def _fold(self, protocol: str) -> None:
+    def _fold(self) -> None:
         """Takes what requests left behind into the buckets. The lock is held."""
-        stamps = self._stamps[protocol]
-        taken = stamps[:]
-        del stamps[: len(taken)]  # what the event loop appended meanwhile stays
+        taken = self._stamps[:]
+        del self._stamps[: len(taken)]  # what the event loop appended meanwhile stays
         if not taken:
             return
-        packed = struct.pack(f"{len(taken)}d", *taken)  # half of the time that np.array takes
-        table = np.frombuffer(packed).reshape(-1, _PER_REQUEST).T.copy()  # one row for rows, one for each stamp
+        flat = np.fromiter(itertools.chain.from_iterable(taken), np.float64, len(taken) * _PER_REQUEST)
+        table = flat.reshape(-1, _PER_REQUEST).T.copy()  # one row for protocols, one for rows, one for each stamp
         seconds = np.empty((len(STAGES) + 1, table.shape[1]))
-        np.subtract(table[2:], table[1:-1], out=seconds[:-1])
-        np.subtract(table[-1], table[1], out=seconds[-1])
-        self._answered[protocol] += table.shape[1]
-        self._rows += int(table[0].sum())
+        np.subtract(table[3:], table[2:-1], out=seconds[:-1])
+        np.subtract(table[-1], table[2], out=seconds[-1])
+        self._answered += np.bincount(table[0].astype(np.intp), minlength=len(PROTOCOLS))
+        self._rows += int(table[1].sum())
         self._sums_s += seconds.sum(axis=1)
         self._last_stamp_s = max(self._last_stamp_s, float(table[-1].max()))
         # Among sorted values, the place of a bound after its equals is how many are at most the bound: cumulative, and inclusive.

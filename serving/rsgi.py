@@ -1,6 +1,7 @@
 """The fast face: granian's RSGI. Prediction routes are answered here; every other path goes on to the FastAPI application."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,11 +17,7 @@ from serving.errors import ClientLeft
 from serving.inference import Inference
 from serving.messages import Answer, Request
 from serving.settings import Settings
-
-AsgiApp = Callable[
-    [MutableMapping[str, Any], Callable[[], Awaitable[Any]], Callable[[MutableMapping[str, Any]], Awaitable[None]]],
-    Awaitable[None],
-]
+from serving.tracked import AsgiApp
 
 
 class RsgiFace:
@@ -108,7 +105,8 @@ class RsgiFace:
             else:
                 parts.append(message.get("body", b""))
 
-        await self._app(asgi_scope(scope), receive, send)
+        with contextlib.suppress(Exception):  # it is answered and logged; Starlette raises it once more, for a server
+            await self._app(asgi_scope(scope), receive, send)
         answer.body = b"".join(parts)
         self._respond(proto, answer)
 

@@ -1,6 +1,7 @@
 """The listener: granian inside our event loop, a port that is really ours, and an end that loses nothing."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,7 @@ async def _serve(settings: Settings) -> bool:
         await _first(serving, signals.first, loading)
         if loading.done():
             await loading  # raises what ended it
+            gc.freeze()  # what is there now stays: the collector need not look at it again
             await _first(serving, signals.first)
         if not serving.done():
             running.draining = face.draining = True

@@ -117,7 +117,7 @@ class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=Tru
         "Models", "auto", "What runs a model; auto: the server's choice among the artifact's formats."
     )
     threads: OrNone[Count] = _setting("Models", None, "Threads of one engine call; none: the engine's own choice.")
-    instances: Count = _setting("Models", 1, "Engines of one version that run side by side.")
+    instances: Count = _setting("Models", 1, "Engines of one version that run side by side.", le=256)
     version_policy: Policy = _setting(
         "Models", VersionPolicy(latest=1), "Which versions are served: latest:N (the N highest), all, or versions:1,3."
     )

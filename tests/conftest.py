@@ -6,32 +6,13 @@ import json
 import numpy as np
 import pytest
 
-MLP_YAML = """\
-schema: 1
-model: {name: mlp, params: {in_features: 4, hidden: [8], out_features: 3}}
-inputs: {x: {dtype: float32, shape: [batch, 4], range: [-4, 4]}}
-dims: {batch: {min: 1, max: 16, opt: 4}}
-outputs: {logits: {dtype: float32, shape: [batch, 3]}}
-formats: [onnx, torchscript, pt2]
-"""
-
 
 @pytest.fixture(scope="session")
 def mlp_artifact(tmp_path_factory):
     """An artifact in all three formats, by the real export; a test that changes it copies it first."""
-    import torch
+    from make_mlp import make_mlp
 
-    from export.build import build_model
-    from export.report import Silent
-    from export.run import ExportRequest, export
-
-    folder = tmp_path_factory.mktemp("mlp")
-    model = build_model("mlp", {"in_features": 4, "hidden": [8], "out_features": 3})
-    generator = torch.Generator().manual_seed(0)
-    state = {name: torch.randn(weight.shape, generator=generator) for name, weight in model.state_dict().items()}
-    torch.save(state, folder / "mlp.pth")
-    (folder / "mlp.yaml").write_text(MLP_YAML)
-    return export(ExportRequest(folder / "mlp.pth", repository=folder / "repository"), Silent()).path
+    return make_mlp(tmp_path_factory.mktemp("mlp"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from bench.bodies import oip_binary, read_answer
 from bench.soak import slow
 from bench.soak.client import Answer, Connection, ConnectionLost, connect, post
 from bench.soak.finding import Faults, Finding, Soak
-from bench.soak.models import COLUMNS, INPUT, doubled
+from bench.soak.models import COLUMNS, INPUT, doubled, shifted
 from bench.soak.server import Server, started, write_model
 
 ROUNDS = 10
@@ -145,12 +145,14 @@ class _Ending:
         code = server.process.returncode
         self.exit_codes.append(code)
         self.faults.require(code == 0, f"the exit code is {code}")
+        listened_s = self.refused_at - self.signal_at
+        self.faults.require(listened_s > DRAIN_DELAY_S - _TIMER_S, f"{listened_s:.3f} s after the signal nobody could connect")
         self.faults.add_all(server.unforeseen())
 
 
 async def _one_round(soak: Soak, number: int) -> _Ending:
     repository = soak.repository(f"ending-{number}")
-    write_model(repository, slow.NAME, 1, slow.slow(MAX_ROWS))
+    write_model(repository, slow.NAME, 1, shifted(0, MAX_ROWS))
     write_model(repository, _QUICK, 1, doubled())
     flags = ("--model-settings", json.dumps(_SETTINGS), "--drain-delay-s", str(DRAIN_DELAY_S), "--access-log")
     async with started(repository, *flags) as server:

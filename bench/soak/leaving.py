@@ -7,10 +7,11 @@ import time
 from bench.soak import slow
 from bench.soak.client import Connection, connect
 from bench.soak.finding import Faults, Finding, Soak
+from bench.soak.models import shifted
 from bench.soak.server import Server, started, write_model
 
 CLIENTS, QUICK_CLIENTS = 200, 20
-BUSY_S, QUICK_BUSY_S = 3.0, 1.0
+BUSY_S, QUICK_BUSY_S = 3.0, 2.0
 """How long the engine is kept busy by the first request; the others come and leave meanwhile."""
 MAX_ROWS = 8
 
@@ -21,7 +22,7 @@ _LOOK_S = 0.01
 async def leaving(soak: Soak) -> Finding:
     """While an engine is busy, clients send whole requests and leave; the engine is never given their rows."""
     repository = soak.repository("leaving")
-    write_model(repository, slow.NAME, 1, slow.slow(MAX_ROWS))
+    write_model(repository, slow.NAME, 1, shifted(0, MAX_ROWS))
     clients, busy_s = (QUICK_CLIENTS, QUICK_BUSY_S) if soak.quick else (CLIENTS, BUSY_S)
     flags = ("--model-settings", json.dumps({slow.NAME: slow.SETTINGS}), "--max-queue-rows", str(2 * clients))
     faults = Faults()

@@ -64,20 +64,40 @@ def doubled() -> SoakModel:
     """`y` is twice `x`, and 1 more."""
     nodes = [helper.make_node("Mul", ["x", "two"], ["twice"]), helper.make_node("Add", ["twice", "one"], ["y"])]
     constants = {"two": np.array([2], np.float32), "one": np.array([1], np.float32)}
-    return SoakModel(onnx_bytes(nodes, constants, COLUMNS, COLUMNS), COLUMNS, 16, lambda x: 2 * x + 1)
+    return SoakModel(_onnx(nodes, constants, COLUMNS, COLUMNS), COLUMNS, 16, lambda x: 2 * x + 1)
 
 
 def mirrored() -> SoakModel:
     """`y` is `x`, its columns in reverse."""
     nodes = [helper.make_node("Gather", ["x", "order"], ["y"], axis=1)]
     order = np.arange(COLUMNS)[::-1].copy()
-    return SoakModel(onnx_bytes(nodes, {"order": order}, COLUMNS, COLUMNS), COLUMNS, 16, lambda x: x[:, ::-1])
+    return SoakModel(_onnx(nodes, {"order": order}, COLUMNS, COLUMNS), COLUMNS, 16, lambda x: x[:, ::-1])
 
 
-def shifted(by: int) -> SoakModel:
-    """`y` is `x` and `by` more, which is to be the version's number."""
-    nodes = [helper.make_node("Add", ["x", "by"], ["y"])]
-    return SoakModel(onnx_bytes(nodes, {"by": np.array([by], np.float32)}, COLUMNS, COLUMNS), COLUMNS, 16, lambda x: x + by)
+def shifted(by: int, max_rows: int = 16) -> SoakModel:
+    """`y` is `x` and `by` more, after as many turns of a loop as the largest number in the second column says (each 0.7 µs)."""
+    turn = helper.make_graph(
+        [helper.make_node("Sin", ["v_in"], ["v_out"]), helper.make_node("Identity", ["on_in"], ["on_out"])],
+        "turn",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on_in", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v_in", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("on_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v_out", TensorProto.FLOAT, [1]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gather", ["x", "second"], ["wishes"], axis=1),
+        helper.make_node("ReduceMax", ["wishes"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["turns"], to=TensorProto.INT64),
+        helper.make_node("Loop", ["turns", "", "zero"], ["still_zero"], body=turn),
+        helper.make_node("Sum", ["x", "still_zero", "by"], ["y"]),
+    ]
+    constants = {"second": np.array(1), "zero": np.zeros(1, np.float32), "by": np.array([by], np.float32)}
+    return SoakModel(_onnx(nodes, constants, COLUMNS, COLUMNS), COLUMNS, max_rows, lambda x: x + by)
 
 
 def mlp(version: int) -> SoakModel:
@@ -91,12 +111,11 @@ def mlp(version: int) -> SoakModel:
         helper.make_node("Gemm", ["hidden", "second", "version"], ["y"]),
     ]
     constants = {"first": first, "second": second, "version": np.full(CLASSES, version, np.float32)}
-    onnx = onnx_bytes(nodes, constants, PIXELS, CLASSES)
+    onnx = _onnx(nodes, constants, PIXELS, CLASSES)
     return SoakModel(onnx, PIXELS, 64, lambda x: np.maximum(x @ first, 0) @ second + np.float32(version))
 
 
-def onnx_bytes(nodes: list[NodeProto], constants: dict[str, np.ndarray], taken: int, given: int) -> bytes:
-    """A model's bytes: nodes that make `y`, of so many columns, out of `x` and constants."""
+def _onnx(nodes: list[NodeProto], constants: dict[str, np.ndarray], taken: int, given: int) -> bytes:
     graph = helper.make_graph(
         nodes,
         "soak",

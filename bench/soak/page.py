@@ -28,15 +28,17 @@ def to_markdown(findings: Sequence[Finding], *, quick: bool) -> str:
     """The page: where it was made, a line for each scenario, and what each found."""
     facts = environment()
     versions = [f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES]
-    command = f"python -m bench.soak{' --quick' if quick else ''}"
+    command = "python -m bench.soak --quick" if quick else "make soak"
+    introduction = (
+        f"Made by `{command}`: real servers, each a process of its own, asked over loopback by a client of ours on the same "
+        f"machine. Its load average was {os.getloadavg()[0]:.1f} at the end."
+    )
     lines = [
         "# Nothing is lost under load",
         "",
-        f"Made by `{command}`{'' if quick else ' (`make soak`)'}: real servers, each a process of its own, asked over loopback by a "
-        "client of ours on the same machine.",
+        introduction,
         "",
-        f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {', '.join(versions)}. "
-        f"The machine's load average was {os.getloadavg()[0]:.1f} at the end.",
+        f"{facts['cpu']}, {facts['cores']} cores; Python {facts['python']}, {', '.join(versions)}.",
         "",
         *_table(("scenario", "wrong", "bounds missed"), [_verdict(finding) for finding in findings]),
     ]
@@ -76,7 +78,8 @@ def to_svg(curve: Curve) -> str:
 
 
 def _verdict(finding: Finding) -> tuple[str, str, str]:
-    return finding.title, *(f"**{len(found)}**" if found else "none" for found in (finding.faults, finding.missed))
+    wrong, missed = (f"**{len(found)}**" if found else "none" for found in (finding.faults, finding.missed))
+    return finding.title, wrong, missed
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -21,13 +21,13 @@ SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
 }
 """What `--only` names."""
 
-_TIMEOUT_S = 300.0
+_TIMEOUT_S, _QUICK_TIMEOUT_S = 300.0, 60.0
 
 
 async def run(name: str, soak: Soak) -> Finding:
     """Runs one scenario; what breaks it off, such as its time being over, is a fault that it found."""
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(_QUICK_TIMEOUT_S if soak.quick else _TIMEOUT_S):
             return await SCENARIOS[name](soak)
     except Exception as error:  # noqa: BLE001 - whatever it was: the others are run, and the page tells of it
         return Finding(name, "", {}, [f"it broke off: {_causes(error)}"])
@@ -36,4 +36,6 @@ async def run(name: str, soak: Soak) -> Finding:
 def _causes(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(map(_causes, error.exceptions))
+    if isinstance(error, TimeoutError):
+        return "its time was over; requests that are never answered look like this"
     return f"{type(error).__name__}: {error}"

@@ -24,8 +24,10 @@ GOOD, BAD = 100, 20
 QUICK_GOOD, QUICK_BAD = 8, 4
 CONNECTIONS = 16
 """For each model."""
-MODELS = {"loop": {"execution": "loop"}, "threads": {"execution": "thread", "instances": 2}}
+MODELS = {"loop": {"execution": "loop"}, "thread": {"execution": "thread", "threads": 1}}
 """The models, which differ in where they run."""
+TURNS = {"loop": 0, "thread": 5000}
+"""How long a call takes, as `shifted` has it: in a thread so long that requests always wait when a version is replaced."""
 PATHS = {
     "OIP JSON": "/v2/models/{}/infer",
     "predictions JSON": "/predictions/{}",
@@ -136,7 +138,7 @@ async def swaps(soak: Soak) -> Finding:
     good = sum(one.spoiled is None for one in coming)
     return Finding(
         "Versions that come under load",
-        f"{CONNECTIONS} connections ask each of two models without a pause (`loop` on the event loop, `threads` in two threads) "
+        f"{CONNECTIONS} connections ask each of two models without a pause (`loop` on the event loop, `thread` in a thread) "
         f"while versions come, by one rename each; every {POLLED}th is left to polling, the others are asked for by `load`. "
         f"Version N answers x + N. An answer must be right for the version that it names, and that must be a good one, no older "
         f"than any that answered before the request was sent, or that was loaded. Bad versions: {', '.join(SPOILED)}.",
@@ -203,6 +205,7 @@ class _Swapping:
         kind, body = _KINDS[generator.integers(len(_KINDS))]
         x = np.empty((int(generator.integers(1, 5)), COLUMNS), np.float32)
         x[:] = next(self.serials) % _SERIALS
+        x[:, 1] = TURNS[model]
         oldest = seen.newest
         self.asked += 1
         answer = await connection.ask(post(PATHS[kind].format(model), body(INPUT, x)))

@@ -4,16 +4,17 @@ Source: Triton's "Model Repository Extension", whose clients send no body, `{}`,
 """
 
 import ipaddress
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from serving.errors import BadRequest, NotAllowed
+from serving.protocols.tensors import shortened
 from serving.repository import Repository
 from serving.settings import ModelSettings, Settings
 
@@ -107,7 +108,9 @@ def allowed(settings: Settings, client_host: str | None, origin: str | None = No
                 "unless the setting repository_api is on"
             )
     if origin is not None and not _is_loopback(_host_of(origin)):
-        raise NotAllowed(f"a page of {origin} asks, and only pages of this machine may, unless the setting repository_api is on")
+        raise NotAllowed(
+            f"a page of {shortened(origin)} asks, and only pages of this machine may, unless the setting repository_api is on"
+        )
 
 
 async def index(repository: Repository, body: bytes) -> list[dict[str, Any]]:
@@ -135,9 +138,10 @@ async def load(repository: Repository, settings: Settings, name: str, body: byte
     for key in sorted(parameters):
         if key.startswith("file:"):
             raise BadRequest(
-                f"{key}: files cannot be sent; an artifact comes whole and hashed: export or copy it into the repository"
+                f"{shortened(key)}: files cannot be sent; an artifact comes whole and hashed: "
+                "export or copy it into the repository"
             )
-        raise BadRequest(f"unknown parameter {key!r}; load takes config and version")
+        raise BadRequest(f"unknown parameter {shortened(repr(key))}; load takes config and version")
     await repository.load(
         name,
         None if version is None else _integer("version", version, 1),
@@ -180,7 +184,7 @@ def overridden(settings: ModelSettings, name: str, config: object) -> ModelSetti
     """
     if not isinstance(config, str):
         raise BadRequest("config should be a string: the JSON text of a model configuration")
-    changes = dict(_changes(name, _object(config.encode(), "config")))
+    changes = dict(_changes(name, _object(config, "config")))
     try:
         return ModelSettings.model_validate({**settings.model_dump(), **changes})
     except ValidationError as cause:
@@ -194,7 +198,7 @@ def _changes(name: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         match key:
             case "name":
                 if value != name:
-                    raise BadRequest(f"config.name is {value!r}, and the model is {name!r}")
+                    raise BadRequest(f"config.name is {shortened(repr(value))}, and the model is {name!r}")
             case "version_policy":
                 yield "version_policy", _version_policy(value)
             case "max_batch_size":
@@ -204,7 +208,7 @@ def _changes(name: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             case "instance_group":
                 yield "instances", _instances(value)
             case _:
-                raise BadRequest(f"config.{key} cannot be changed; those that can: {_HONOURED}")
+                raise BadRequest(f"config.{shortened(key)} cannot be changed; those that can: {_HONOURED}")
 
 
 def _version_policy(value: Any) -> str:
@@ -227,7 +231,7 @@ def _dynamic_batching(value: Any) -> Iterator[tuple[str, Any]]:
     if "preferred_batch_size" in value:
         sizes, what = value["preferred_batch_size"], "config.dynamic_batching.preferred_batch_size"
         if not isinstance(sizes, list):
-            raise BadRequest(f"{what} should be a list of sizes, not {sizes!r}")
+            raise BadRequest(f"{what} should be a list of sizes, not {shortened(repr(sizes))}")
         yield "preferred_batch_sizes", tuple(sorted({_integer(what, size, 1) for size in sizes}))
     if "max_queue_delay_microseconds" in value:
         what = "config.dynamic_batching.max_queue_delay_microseconds"
@@ -246,7 +250,7 @@ def _integer(what: str, value: Any, least: int) -> int:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 18:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadRequest(f"{what} should be a whole number from {least}, not {value!r}")
+        raise BadRequest(f"{what} should be a whole number from {least}, not {shortened(repr(value))}")
     return value
 
 
@@ -258,13 +262,13 @@ def _parameters(body: bytes) -> dict[str, Any]:
     return parameters
 
 
-def _object(body: bytes, what: str = "the body") -> dict[str, Any]:
+def _object(body: bytes | str, what: str = "the body") -> dict[str, Any]:
     """The JSON object of a body; an empty body is an empty object."""
     if not body.strip():
         return {}
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as cause:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as cause:
         raise BadRequest(f"{what} is not JSON: {cause}") from cause
     if not isinstance(value, dict):
         raise BadRequest(f"{what} should be a JSON object, not {type(value).__name__}")

@@ -87,7 +87,7 @@ def predictions_npy(seed: int = 0) -> Iterator[Wire]:
     for name, signature, arrays in _asked(seed):
         array = next(iter(arrays.values()))
         if len(signature.inputs) == 1:
-            for written in (array, np.asfortranarray(array), array.astype(array.dtype.newbyteorder(">"))):
+            for written in (array, np.copy(array, order="F"), array.astype(array.dtype.newbyteorder(">"))):
                 for version in ((1, 0), (2, 0), (3, 0)):
                     file = io.BytesIO()
                     np.lib.format.write_array(file, written, version)

@@ -65,6 +65,14 @@ class Running:
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
+    @staticmethod
+    def answer_on(connection):
+        """Status, headers and body of what is sent until the server closes; a status of None where nothing is."""
+        data = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = data.decode().partition("\r\n\r\n")
+        status, *headers = head.split("\r\n")
+        return int(status.split()[1]) if status else None, dict(line.lower().split(": ", 1) for line in headers), body
+
     @contextlib.contextmanager
     def in_flight(self, count, seconds, **headers):
         """Connections on each of which a request waits for its answer; the engine takes longer than so many seconds for each."""
@@ -214,10 +222,13 @@ def make_repository(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def repository(make_repository, mlp_artifact, counting_artifact, classes_artifact):
-    return make_repository(
-        {"mlp/1": mlp_artifact, "counting/7": counting_artifact, "classes/2": classes_artifact, "spare/1": mlp_artifact}
-    )
+def artifacts(mlp_artifact, counting_artifact, classes_artifact):
+    return {"mlp/1": mlp_artifact, "counting/7": counting_artifact, "classes/2": classes_artifact, "spare/1": mlp_artifact}
+
+
+@pytest.fixture(scope="session")
+def repository(make_repository, artifacts):
+    return make_repository(artifacts)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import asyncio
 
 import httpx
 import numpy as np
-import orjson
 import pytest
 
 import artifact
@@ -296,41 +295,49 @@ def test_every_way_to_a_version_leads_to_the_same_answer(server):
 ROW = {"inputs": {"x": [[0, 0, 0, 0]]}}
 
 
-def test_a_request_id_is_returned(server):
-    """A client's own id comes back with the answer, an error's too, and stands in the access log."""
-    for model, status in (("mlp", 200), ("resnet", 404)):
-        answer = server.predict(model, ROW, headers={"x-request-id": f"of a client {model}"})
-        assert (answer.status_code, answer.headers["x-request-id"]) == (status, f"of a client {model}")
+REQUESTS = {
+    "an answer": ("POST", "/predictions/mlp", {"json": ROW}, 200),
+    "a refusal": ("POST", "/v2/models/resnet/infer", {"json": ROW}, 404),
+    "another route": ("GET", "/v2/health/ready", {}, 200),
+    "no route": ("GET", "/nowhere", {}, 404),
+    "too large": ("POST", "/predictions/mlp", {"content": b" " * 100_001}, 413),
+    "too large for another route": ("POST", "/v2/repository/index", {"content": b" " * 100_001}, 413),
+}
 
 
-@pytest.mark.parametrize("sent", [None, "", "x" * 129, "tab\tinside", b"\xe4"], ids=["none", "empty", "long", "tab", "not ASCII"])
-def test_a_request_without_an_id_is_given_one(server, sent):
-    """So is one whose id cannot stand in a header and a log: each has its own."""
-    headers = {} if sent is None else {"x-request-id": sent}
-    ids = [server.predict("mlp", ROW, headers=headers).headers["x-request-id"] for _ in range(2)]
+@pytest.mark.parametrize("case", REQUESTS)
+def test_every_request_has_an_id_and_a_line_in_the_access_log(server, wait_for, case):
+    """A client's own id comes back, and stands in the log with the method, path, status and duration."""
+    method, path, options, status = REQUESTS[case]
+    request_id = f"of a client: {case}"
+    answer = server.request(method, path, headers={"x-request-id": request_id}, **options)
 
-    assert len({*ids, sent}) == 3
-    assert all(0 < len(each) <= 64 and each.isascii() and each.isprintable() for each in ids)
-
-
-@pytest.mark.parametrize(("model", "status"), [("mlp", 200), ("resnet", 404)])
-def test_the_access_log_has_a_line_for_every_prediction(server, wait_for, model, status):
-    """A line is a JSON object with the request's id, method, path, status and duration."""
-    request_id = server.predict(model, ROW).headers["x-request-id"]
-
-    def lines():
-        return [line for line in server.log_lines() if line.get("request_id") == request_id]
-
-    wait_for(lines)
-    ((line,), path) = lines(), f"/predictions/{model}"
+    assert (answer.status_code, answer.headers["x-request-id"]) == (status, request_id)
+    wait_for(lambda: lines_of(server, request_id))
+    (line,) = lines_of(server, request_id)
     assert line.pop("time").endswith("Z")
     assert line.pop("duration_ms") > 0
     assert line == {
         "level": "INFO",
         "logger": "stateserve.access",
-        "message": f"POST {path} {status}",
+        "message": f"{method} {path} {status}",
         "request_id": request_id,
-        "method": "POST",
+        "method": method,
         "path": path,
         "status": status,
     }
+
+
+def lines_of(server, request_id):
+    return [line for line in server.log_lines() if line.get("request_id") == request_id]
+
+
+@pytest.mark.parametrize("path", ["/predictions/mlp", "/v2/repository/index"])
+@pytest.mark.parametrize("sent", [None, "", "x" * 129, "tab\tinside", b"\xe4"], ids=["none", "empty", "long", "tab", "not ASCII"])
+def test_a_request_without_an_id_is_given_one(server, path, sent):
+    """So is one whose id cannot stand in a header and a log: each has its own."""
+    headers = {} if sent is None else {"x-request-id": sent}
+    ids = [server.request("POST", path, headers=headers).headers["x-request-id"] for _ in range(2)]
+
+    assert len({*ids, sent}) == 3
+    assert all(0 < len(each) <= 64 and each.isascii() and each.isprintable() for each in ids)

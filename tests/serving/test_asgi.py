@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from artifact.errors import EngineFailed
 from serving.app import create_app
-from serving.settings import Settings
+from serving.settings import ModelSettings, Settings
 
 MAX_BODY_BYTES = 100_000
 ROW = {"inputs": {"x": [[0, 0, 0, 0]]}}
@@ -70,7 +70,8 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def settings(repository):
-    return Settings(repository=repository, max_body_bytes=MAX_BODY_BYTES, model_settings={"counting": {"execution": "thread"}})
+    models = {"counting": ModelSettings(execution="thread")}
+    return Settings(repository=repository, max_body_bytes=MAX_BODY_BYTES, model_settings=models)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -40,18 +39,25 @@ def damage(artifact):
     path.write_bytes(data)
 
 
-@pytest.fixture
-def poison(rehash):
-    def change(artifact):
-        path = artifact / "golden.safetensors"
-        arrays = safetensors.numpy.load(path.read_bytes())
-        for name in arrays:
-            if "/output/onnx/" in name:
-                arrays[name] = arrays[name] + np.float32(0.01)
-        path.write_bytes(safetensors.numpy.save(arrays))
-        rehash(artifact)
+def poison(artifact, rehash):
+    """Golden outputs that no engine gives, under hashes that hold."""
+    path = artifact / "golden.safetensors"
+    arrays = safetensors.numpy.load(path.read_bytes())
+    for name in arrays:
+        if "/output/onnx/" in name:
+            arrays[name] = arrays[name] + np.float32(0.01)
+    path.write_bytes(safetensors.numpy.save(arrays))
+    rehash(artifact)
 
-    return change
+
+@pytest.fixture
+def half_broken(make_repository, mlp_artifact, slow_artifact, rehash):
+    """A repository with a good model, two that fail their checks, and one that loads slowly."""
+    models = {"good/1": mlp_artifact, "damaged/1": mlp_artifact, "poisoned/2": mlp_artifact, "slow/1": slow_artifact}
+    root = make_repository(models)
+    damage(root / "damaged" / "1")
+    poison(root / "poisoned" / "2", rehash)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +68,16 @@ def slow_artifact(write_artifact, counting_artifact, tmp_path_factory):
     return write_artifact(directory, read_manifest(counting_artifact).signature, {"onnx": model}, {"rounds": np.array([700_000])})
 
 
-def test_it_listens_first_and_loads_afterwards(start_server, make_repository, mlp_artifact, slow_artifact, poison, wait_for):
+def test_it_listens_first_and_loads_afterwards(start_server, half_broken, wait_for):
     """While models load the server is live and not ready; what is loaded answers; what fails its checks is told by reason."""
-    root = make_repository(
-        {"good/1": mlp_artifact, "damaged/1": mlp_artifact, "poisoned/2": mlp_artifact, "slow/1": slow_artifact}
-    )
-    damage(root / "damaged" / "1")
-    poison(root / "poisoned" / "2")
-    with start_server(root, wait=False) as server:
+    with start_server(half_broken, wait=False) as server:
         wait_for(lambda: server.predict("good", ROW).status_code == 200)
         ready = server.get("/v2/health/ready")
-        assert (ready.status_code, ready.json()["ready"], ready.json()["models"]["*"]) == (503, False, "the models are being loaded")
+        assert (ready.status_code, ready.json()["ready"], ready.json()["models"]["*"]) == (
+            503,
+            False,
+            "the models are being loaded",
+        )
         assert server.get("/v2/health/live").json() == {"live": True}
         answer = server.predict("slow", {"inputs": {"rounds": [3]}})
         assert (answer.status_code, answer.json()["message"]) == (503, "slow is being loaded")
@@ -81,7 +86,7 @@ def test_it_listens_first_and_loads_afterwards(start_server, make_repository, ml
         ready = server.get("/v2/health/ready")
         reasons = ready.json()["models"]
         assert (ready.status_code, ready.json()["ready"], sorted(reasons)) == (503, False, ["damaged", "poisoned"])
-        assert f"{root / 'damaged' / '1' / 'model.onnx'} was changed: " in reasons["damaged"]
+        assert f"{half_broken / 'damaged' / '1' / 'model.onnx'} was changed: " in reasons["damaged"]
         assert reasons["poisoned"].startswith("poisoned is not ready: version 2 failed its checks: golden case ")
         assert "disagrees on engine onnx: output logits" in reasons["poisoned"]
         assert ready.json()["error"] == f"{reasons['damaged']}; {reasons['poisoned']}"
@@ -161,7 +166,7 @@ def test_names_that_are_no_versions(tmp_path):
 
 
 def test_artifacts_of_nonsense_harm_only_themselves(make_repository, mlp_artifact, rehash):
-    """Whatever stands in a file, with hashes that hold, its model is not ready, and no older version answers in its place, unsaid."""
+    """Whatever stands in a file, with hashes that hold, its model is not ready; no older version answers in its place, unsaid."""
     files = ("golden.safetensors", "parity.json", "model.onnx", "manifest.json")
     bad = {f"{name}-{index}": (name, data) for name in files for index, data in enumerate((b"", b"{}", b"garbage"))}
     root = make_repository({"good/1": mlp_artifact, "empty/1": mlp_artifact, **{f"{model}/1": mlp_artifact for model in bad}})
@@ -217,13 +222,6 @@ def test_an_address_that_is_not_ours():
         require_free("192.0.2.1", 8080)
 
 
-def answer_on(connection):
-    """Status, whether the connection is to be closed, and body of the answer; read until the server closes."""
-    data = b"".join(iter(lambda: connection.recv(65536), b""))
-    head, _, body = data.partition(b"\r\n\r\n")
-    return (int(head.split()[1]), b"\r\nconnection: close" in head, body) if head else None
-
-
 def refused(server):
     try:
         server.connect().close()
@@ -235,19 +233,21 @@ def refused(server):
 def test_sigterm_answers_what_was_accepted(start_server, make_repository, counting_artifact, wait_for):
     """SIGTERM while requests run: every one is answered, new ones are refused, the code is 0, and the port is free."""
     with start_server(make_repository({"counting/1": counting_artifact}), *THREAD) as server:
-        expected = server.predict("counting", {"inputs": {"rounds": [int(0.1 * server.rounds_per_s)]}}).content
+        expected = server.predict("counting", {"inputs": {"rounds": [int(0.1 * server.rounds_per_s)]}}).text
         with server.in_flight(3, 0.1) as connections:
             server.process.send_signal(signal.SIGTERM)
             wait_for(lambda: refused(server))
             assert server.process.poll() is None
 
-            assert [answer_on(connection) for connection in connections] == [(200, True, expected)] * 3
+            answers = [server.answer_on(connection) for connection in connections]
+            assert [(status, body) for status, _, body in answers] == [(200, expected)] * 3
+            assert [headers["connection"] for _, headers, _ in answers] == ["close"] * 3
         assert server.process.wait(30) == 0
         require_free("127.0.0.1", server.port)
 
 
 def test_the_drain_delay(start_server, make_repository, mlp_artifact, counting_artifact, wait_for):
-    """For drain_delay_s after SIGTERM it is not ready, and answers on, asking every client to close; a second signal ends it at once.
+    """After SIGTERM it is not ready and answers on, asking every client to close, for drain_delay_s; a second signal ends it.
 
     Who sends requests learns from the readiness, with some delay, that there should be no more of them.
     """
@@ -299,7 +299,7 @@ def test_drain_timeout_s(start_server, make_repository, counting_artifact, wait_
             assert time.monotonic() - began > 0.5
             for cut_off in (connection, upload):
                 with contextlib.suppress(ConnectionResetError):
-                    assert answer_on(cut_off) is None
+                    assert server.answer_on(cut_off)[0] is None
         (line,) = (line for line in server.log_lines() if line["level"] == "ERROR")
         assert line["message"] == "requests were cut off at a second signal, or 0.5 s after the first"
         require_free("127.0.0.1", server.port)
@@ -366,18 +366,21 @@ def libraries(server):
 
 def rss_kb(server):
     status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)[1])
+    (found,) = re.findall(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found)
 
 
-def test_the_repository_is_only_read(server, make_repository, repository, mlp_artifact, counting_artifact, classes_artifact):
-    """A server that answered, loaded and unloaded writes nothing into its repository."""
+def test_the_repository_is_only_read(server, repository, artifacts):
+    """A server that answered, unloaded and loaded wrote nothing into its repository."""
     assert server.predict("mlp", ROW).status_code == 200
     for what in ("unload", "load"):
         assert server.request("POST", f"/v2/repository/models/spare/{what}").status_code == 200
 
-    sources = {"mlp/1": mlp_artifact, "counting/7": counting_artifact, "classes/2": classes_artifact, "spare/1": mlp_artifact}
-    assert contents(repository) == contents(make_repository(sources))
+    assert {place: contents(repository / place) for place in artifacts} == {
+        place: contents(artifacts[place]) for place in artifacts
+    }
+    assert sorted(path.name for path in repository.iterdir()) == sorted(place.partition("/")[0] for place in artifacts)
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

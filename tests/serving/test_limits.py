@@ -26,16 +26,6 @@ def strict_server(start_server, repository):
         yield running
 
 
-def answer_on(connection):
-    """Status line, headers and body of what a server sends until it closes; None where it sends nothing."""
-    data = b"".join(iter(lambda: connection.recv(65536), b""))
-    if not data:
-        return None
-    head, _, body = data.decode().partition("\r\n\r\n")
-    status, *headers = head.split("\r\n")
-    return int(status.split()[1]), dict(line.lower().split(": ", 1) for line in headers), body
-
-
 class TestBodies:
     @pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
     @pytest.mark.parametrize("path", ["/predictions/mlp", "/v2/models/mlp/infer", "/v2/repository/index"])
@@ -61,7 +51,10 @@ class TestBodies:
         """A body of unknown length is read until it ends; so is none at all."""
         body = orjson.dumps(ROW)
 
-        assert server.predict("mlp", ROW).content == server.request("POST", "/predictions/mlp", content=iter([body[:9], body[9:]])).content
+        assert (
+            server.predict("mlp", ROW).content
+            == server.request("POST", "/predictions/mlp", content=iter([body[:9], body[9:]])).content
+        )
         assert server.request("POST", "/v2/repository/index", content=iter([b"{", b"}"])).status_code == 200
 
     @pytest.mark.parametrize("path", [b"/predictions/mlp", b"/v2/repository/index"])
@@ -70,14 +63,16 @@ class TestBodies:
         """A length beyond the limit is refused before the first byte of the body is sent, or asked for."""
         with server.connect() as connection:
             connection.sendall(POST % (path, b"Content-Length: 100001" + more))
-            status, headers, _ = answer_on(connection)
+            status, headers, _ = server.answer_on(connection)
 
         assert (status, headers["connection"]) == (413, "close")
 
     def test_bodies_that_trickle(self, strict_server):
         """Who sends a body too slowly is answered 408 when body_timeout_s is over, and cut off; whatever way it comes."""
         lengths = {b"Content-Length: 50000": b" ", b"Transfer-Encoding: chunked": b"1\r\n \r\n"}
-        asked = {(path, length): drop for path in (b"/predictions/mlp", b"/v2/repository/index") for length, drop in lengths.items()}
+        asked = {
+            (path, length): drop for path in (b"/predictions/mlp", b"/v2/repository/index") for length, drop in lengths.items()
+        }
         began = time.monotonic()
         with contextlib.ExitStack() as stack:
             waiting = {stack.enter_context(strict_server.connect()): key for key in asked}
@@ -86,7 +81,7 @@ class TestBodies:
             answers = {}
             while waiting:
                 for connection in select.select(list(waiting), [], [], 0.05)[0]:
-                    answers[waiting.pop(connection)] = time.monotonic() - began, answer_on(connection)
+                    answers[waiting.pop(connection)] = time.monotonic() - began, strict_server.answer_on(connection)
                 for connection, key in waiting.items():
                     with contextlib.suppress(ConnectionError):  # the answer is there
                         connection.sendall(asked[key])
@@ -94,7 +89,9 @@ class TestBodies:
         for (path, _), (took_s, (status, headers, body)) in answers.items():
             error = json.loads(body)
             assert (status, headers["connection"]) == (408, "close")
-            assert error == ({"error": TOO_SLOW} if path.startswith(b"/v2") else {"code": 408, "type": "BodyTimeout", "message": TOO_SLOW})
+            assert error == (
+                {"error": TOO_SLOW} if path.startswith(b"/v2") else {"code": 408, "type": "BodyTimeout", "message": TOO_SLOW}
+            )
             assert took_s > 1
 
     def test_a_client_that_leaves_in_the_middle_of_its_body(self, strict_server, wait_for):
@@ -119,7 +116,7 @@ class TestHeads:
         with strict_server.connect() as silent, strict_server.connect() as slow:
             slow.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n")
 
-            assert [answer_on(silent), answer_on(slow)] == [None, None]
+            assert [strict_server.answer_on(each)[0] for each in (silent, slow)] == [None, None]
         assert time.monotonic() - began > 1
 
     @pytest.mark.parametrize("field", ["/ping HTTP/1.1\r\nX-A: {}", "/{} HTTP/1.1"], ids=["header", "path"])
@@ -127,19 +124,23 @@ class TestHeads:
         """A head beyond max_header_bytes is refused with 431, and the connection closed."""
         with strict_server.connect() as connection:
             connection.sendall(f"GET {field.format('a' * 8192)}\r\nHost: x\r\n\r\n".encode())
-            status, headers, _ = answer_on(connection)
+            status, headers, _ = strict_server.answer_on(connection)
 
         assert (status, headers["connection"]) == (431, "close")
 
     @pytest.mark.parametrize(
         "head",
-        ["nonsense", "POST /predictions/mlp HTTP/1.1\r\nContent-Length: -1", "POST /predictions/mlp HTTP/1.1\r\nContent-Length: 5, 6"],
+        [
+            "nonsense",
+            "POST /predictions/mlp HTTP/1.1\r\nContent-Length: -1",
+            "POST /predictions/mlp HTTP/1.1\r\nContent-Length: 5, 6",
+        ],
     )
     def test_what_is_no_http(self, strict_server, head):
         """What is no request is refused with 400, and the connection closed."""
         with strict_server.connect() as connection:
             connection.sendall(f"{head}\r\n\r\n".encode())
-            status, headers, _ = answer_on(connection)
+            status, headers, _ = strict_server.answer_on(connection)
 
         assert (status, headers["connection"]) == (400, "close")
 
@@ -150,7 +151,7 @@ class TestHeads:
         with strict_server.connect() as connection:
             connection.sendall(POST % (b"/predictions/mlp", b"Content-Length: 4\r\nTransfer-Encoding: chunked") + chunks)
             connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
-            status, headers, answer = answer_on(connection)
+            status, headers, answer = strict_server.answer_on(connection)
 
         assert (status, headers["connection"]) == (200, "close")
         assert answer.encode() == strict_server.predict("mlp", ROW).content
@@ -162,7 +163,7 @@ class TestQueue:
         """A connection whose request the engine is busy with for longer than half a second; it is answered in the end."""
         with strict_server.in_flight(1, 0.5, connection="close") as (connection,):
             yield
-            assert answer_on(connection)[0] == 200
+            assert strict_server.answer_on(connection)[0] == 200
             assert strict_server.metric("stateserve_queued_rows", model="counting") == 0
 
     def ask(self, server, **options):
@@ -178,7 +179,7 @@ class TestQueue:
 
             assert (answer.status_code, answer.json()) == (503, {"code": 503, "type": "QueueFull", "message": message})
             assert int(answer.headers["retry-after"]) >= 1
-            assert answer_on(connection)[0] == 200
+            assert strict_server.answer_on(connection)[0] == 200
 
     @pytest.mark.usefixtures("busy")
     def test_a_client_that_leaves_frees_its_place(self, strict_server, wait_for):
@@ -197,7 +198,7 @@ class TestQueue:
 
     @pytest.mark.usefixtures("busy")
     def test_deadlines(self, strict_server):
-        """A request that still waits when its own time is over is answered 504 and never run, by either protocol's way to say it."""
+        """A request that still waits when its own time is over is answered 504 and never run, whichever way it says so."""
         tensor = {"name": "rounds", "shape": [1], "datatype": "INT64", "data": [3]}
         message = "the deadline passed while the request waited"
         runs = strict_server.metric("stateserve_executions_total", model="counting")
@@ -223,4 +224,4 @@ def test_more_connections_than_are_allowed(start_server, make_repository, classe
             waiting.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert not select.select([waiting], [], [], 0.1)[0]
         with waiting:
-            assert answer_on(waiting)[0] == 200
+            assert server.answer_on(waiting)[0] == 200

@@ -1,4 +1,4 @@
-"""Nothing is lost under load: the quick forms of the scenarios of `bench.soak`. What depends on time is judged by `make soak` alone."""
+"""Nothing is lost under load: the quick forms of the scenarios of `bench.soak`. `make soak` alone judges bounds of time."""
 
 import asyncio
 from pathlib import Path
