@@ -226,7 +226,7 @@ async def predict(request: Request) -> Response:
     inference.active += 1
     try:
         body = await _body(request, running)
-        asked = messages.Request("POST", path, request.url.query, request.headers, body)
+        asked = messages.Request("POST", path, request.scope["query_string"].decode("latin-1"), request.headers, body)
         answer = await inference.answer(route, asked, request_id, lambda: _left(request))
     except StateserveError as error:
         answer = inference.refuse(error, "POST", path, request_id)
@@ -237,7 +237,7 @@ async def predict(request: Request) -> Response:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """See serving/error_answer.py."""
-    return _response(error_answer(error, request.method, request.url.path, _request_id(request)))
+    return _response(error_answer(error, request.method, request.scope["path"], _request_id(request)))
 
 
 async def _body(request: Request, running: Running) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, cast
 
 from serving.errors import BadRequest, BodyTimeout, BodyTooLarge
@@ -79,7 +79,7 @@ def require_declared(content_length: str | None, limit: int) -> bool:
     return True
 
 
-async def gathered(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+async def gathered(chunks: AsyncIterable[bytes], limit: int) -> bytes:
     """The chunks as one body, which is never held beyond the limit. Raises BodyTooLarge."""
     found, size = [], 0
     async for chunk in chunks:

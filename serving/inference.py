@@ -20,6 +20,7 @@ from serving.settings import Settings
 SMALL_BYTES = 128 << 10
 """What is to be parsed or written, up to here, is so on the event loop (JSON: about 0.5 ms), and beyond in a thread."""
 _MANY_ROUTES = 1024
+_LONGEST_KEPT_PATH = 512
 
 Protocol = Literal["oip", "predictions"]
 Leaving = Callable[[], Awaitable[None]]
@@ -77,9 +78,11 @@ class Inference:
         try:
             return self._routes[path]
         except KeyError:
-            if len(self._routes) >= _MANY_ROUTES:
-                self._routes.clear()
-            found = self._routes[path] = route(path)
+            found = route(path)
+            if len(path) <= _LONGEST_KEPT_PATH:
+                if len(self._routes) >= _MANY_ROUTES:
+                    self._routes.clear()
+                self._routes[path] = found
             return found
 
     def refuse(self, error: Exception, method: str, path: str, request_id: str) -> Answer:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from granian._granian import RSGIHTTPProtocol as HTTPProtocol
@@ -13,7 +13,7 @@ from granian.rsgi import Scope
 from serving import logs
 from serving.body import gathered, nothing, require_declared
 from serving.error_answer import error_answer
-from serving.errors import ClientLeft
+from serving.errors import BadRequest, ClientLeft
 from serving.inference import Inference
 from serving.messages import Answer, Request
 from serving.settings import Settings
@@ -66,7 +66,7 @@ class RsgiFace:
         """
         if require_declared(headers.get("content-length"), self._max_body_bytes):
             return proto()
-        return gathered(aiter(proto) if "transfer-encoding" in headers else nothing(), self._max_body_bytes)
+        return gathered(_chunks(proto) if "transfer-encoding" in headers else nothing(), self._max_body_bytes)
 
     def _told(self, error: BaseException, task: asyncio.Task[Any]) -> Exception:
         """What ended the reading of a body, or the request, in our words. Raises what is not ours to answer."""
@@ -79,12 +79,16 @@ class RsgiFace:
 
     async def _pass_on(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Runs the FastAPI application for one request."""
-        task = self._arrivals.begin(self._loop, time.perf_counter())
+        began = time.perf_counter()
+        task = self._arrivals.begin(self._loop, began)
         try:
             body = await self._body(scope.headers, proto)
             self._arrivals.end(task)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every error has its answer
-            self._respond(proto, error_answer(self._told(error, task), scope.method, scope.path, self._new_id()))
+            request_id = logs.accepted_id(scope.headers.get("x-request-id")) or self._new_id()
+            answer = error_answer(self._told(error, task), scope.method, scope.path, request_id)
+            self._respond(proto, answer)
+            logs.access(request_id, scope.method, scope.path, answer.status, time.perf_counter() - began)
             return
         messages = iter(({"type": "http.request", "body": body, "more_body": False},))
 
@@ -116,6 +120,20 @@ class RsgiFace:
         proto.response_bytes(answer.status, answer.headers, answer.body)
 
 
+async def _chunks(proto: HTTPProtocol) -> AsyncIterator[bytes]:
+    """The chunks of a chunked body.
+
+    Raises:
+        BadRequest: it breaks off. granian says so by nothing but a second empty chunk at the end; a trailer looks the same.
+    """
+    empty = 0
+    async for chunk in proto:
+        empty += not chunk
+        yield chunk
+    if empty > 1:
+        raise BadRequest("the body breaks off: its chunks are damaged, cut off, or followed by a trailer, which is not read")
+
+
 def asgi_scope(scope: Scope) -> dict[str, Any]:
     """An HTTP scope of RSGI as ASGI's."""
     return {
@@ -126,7 +144,7 @@ def asgi_scope(scope: Scope) -> dict[str, Any]:
         "scheme": scope.scheme,
         "path": scope.path,
         "raw_path": scope.path.encode(),
-        "query_string": scope.query_string.encode("latin-1"),
+        "query_string": scope.query_string.encode(),
         "root_path": "",
         "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in scope.headers.items()],
         "client": _address(scope.client),

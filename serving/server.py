@@ -15,7 +15,7 @@ from granian.server.embed import Server
 
 from serving import logs
 from serving.app import Running, create_app
-from serving.errors import PortTaken
+from serving.errors import PortTaken, SettingsError
 from serving.rsgi import RsgiFace
 from serving.settings import Settings
 
@@ -32,15 +32,26 @@ def serve(settings: Settings) -> None:
     delay, or at a second signal, is cut off, and the process ends with code 1.
 
     Raises:
+        SettingsError: the host has no address.
         PortTaken: another process listens there.
         NoRepository: the model repository is not a directory.
     """
+    settings = settings.model_copy(update={"host": resolved(settings.host)})
     require_free(settings.host, settings.port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if not runner.run(_serve(settings)):
             log.error("requests were cut off at a second signal, or %g s after the first", settings.drain_timeout_s)
             logging.shutdown()
             os._exit(1)  # an engine's call cannot be interrupted, and its thread would keep the process
+
+
+def resolved(host: str) -> str:
+    """The address of a host, an IPv4 one if it has any: granian takes addresses only. Raises SettingsError if it has none."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as cause:
+        raise SettingsError(f"host is {host!r}, which has no address here: {cause.strerror}") from cause
+    return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])
 
 
 def require_free(host: str, port: int) -> None:
@@ -65,7 +76,7 @@ async def _serve(settings: Settings) -> bool:
     signals = _Signals()
     loop = asyncio.get_running_loop()
     serving = loop.create_task(server.serve())
-    log.info("listening on http://%s:%s", settings.host, settings.port)
+    log.info("listening on http://%s:%s", f"[{settings.host}]" if ":" in settings.host else settings.host, settings.port)
     loading = loop.create_task(running.repository.start())
     try:
         await _first(serving, signals.first, loading)

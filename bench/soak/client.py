@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
         self.is_open = True
 
     def ask(self, request: bytes) -> "asyncio.Future[Answer]":
-        """Sends a request, as `request` writes it; the future has its answer.
+        """Sends a request, as `get` and `post` write it; the future has its answer.
 
         It fails with ConnectionLost where the connection ends before.
         """

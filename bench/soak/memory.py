@@ -77,7 +77,7 @@ class _Asking:
     versions: int
     base: int
     asked: int = 0
-    answered: int = 0
+    done: int = 0
     right: int = 0
     base_mb: float = 0.0
     points: list[tuple[int, float]] = field(default_factory=list)
@@ -91,7 +91,7 @@ class _Asking:
 
     def look(self) -> None:
         """Notes what the server holds now."""
-        self.points.append((self.answered, self.server.memory_mb()))
+        self.points.append((self.done, self.server.memory_mb()))
 
     async def ask_on(self) -> None:
         """Asks until all is asked."""
@@ -99,25 +99,28 @@ class _Asking:
         connection = await connect(self.server.port)
         while self.asked < self.requests:
             number = self.asked = self.asked + 1
-            request = questions.requests[number % _QUESTIONS]
             try:
-                answer = await connection.ask(request)
+                answer = await connection.ask(questions.requests[number % _QUESTIONS])
             except ConnectionLost as lost:
                 self.faults.add(f"request {number} was not answered: {lost}")
                 connection = await connect(self.server.port)
-                continue
-            if questions.is_right(answer, number % _QUESTIONS):
-                self.right += 1
             else:
-                self.faults.add(f"request {number}: {answer.status} {answer.content[:300]!r}")
-            self.answered += 1
-            if self.answered % self.step == 0 and self.answered // self.step <= self.versions:
+                self.judge(number, answer, questions)
+            self.done += 1
+            if self.done % self.step == 0 and self.done // self.step <= self.versions:
                 self.look()
-                self.due.put_nowait(self.answered // self.step + 1)
-            if self.answered == self.base:
+                self.due.put_nowait(self.done // self.step + 1)
+            if self.done == self.base:
                 self.base_mb = self.server.memory_mb()
-            tell(self.answered)
+            tell(self.done)
         connection.close()
+
+    def judge(self, number: int, answer: Answer, questions: "_Questions") -> None:
+        """Counts a right answer, or a fault."""
+        if questions.is_right(answer, number % _QUESTIONS):
+            self.right += 1
+        else:
+            self.faults.add(f"request {number}: {answer.status} {answer.content[:300]!r}")
 
     async def swap(self) -> None:
         """Puts a version into the repository whenever one is due, and has it loaded."""

@@ -169,7 +169,7 @@ def _plan(soak: Soak) -> list[Coming]:
         plan.append(Coming(model, version, spoiled, polled, staged))
 
     for number in range(good):
-        add(names[number % 2], None, polled=number % POLLED == POLLED - 1)
+        add(names[(number + number // POLLED) % 2], None, polled=number % POLLED == POLLED - 1)
         before, after = number * bad // good, (number + 1) * bad // good
         for one in range(before, after):
             turn = one // len(kinds)

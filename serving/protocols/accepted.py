@@ -8,12 +8,20 @@ from types import MappingProxyType
 _Q = re.compile(r"(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\Z", re.ASCII)
 
 
-@functools.lru_cache(maxsize=256)
+_MOST_CHARACTERS = 2048
+
+
 def accepted(header: str) -> Mapping[str, float]:
     """The names that a header lists, in lower case, each with its weight of 0 (refused) to 1; 0 where its q is no number.
 
-    Other parameters of a name (`;charset=utf-8`) are passed over.
+    Other parameters of a name (`;charset=utf-8`) are passed over, and so are names beyond the first 2048 characters: a browser's
+    header has 150.
     """
+    return _accepted(header if len(header) <= _MOST_CHARACTERS else header[:_MOST_CHARACTERS].rpartition(",")[0])
+
+
+@functools.lru_cache(maxsize=256)
+def _accepted(header: str) -> Mapping[str, float]:
     weights: dict[str, float] = {}
     for entry in header.split(","):
         name, *parameters = (part.strip().lower() for part in entry.split(";"))

@@ -4,6 +4,7 @@ There are two ways in. The quick one takes numbers straight from simdjson's tape
 expected; the exact one takes whatever is right, and says what is wrong. Where both take a body, they give the same arrays.
 """
 
+import codecs
 import math
 import threading
 from collections.abc import Sequence
@@ -126,7 +127,7 @@ def read_object(body: bytes, max_depth: int, max_lists: int) -> dict[str, Any]:
     if lists > max_depth and (depth := nesting(body)) > max_depth:
         raise BadRequest(f"the body is nested {depth} levels deep; at most {max_depth} are read (setting max_json_depth)")
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body.removeprefix(codecs.BOM_UTF8))  # simdjson passes over it, too
     except orjson.JSONDecodeError as cause:
         raise BadRequest(f"the body is not JSON: {cause}") from cause
     if not isinstance(value, dict):

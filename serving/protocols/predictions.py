@@ -265,7 +265,7 @@ def _npy_start(body: bytes) -> int:
     """Where the data of a .npy file begins."""
     if not body.startswith(_NPY_MAGIC) or len(body) < 12:
         raise BadRequest(r"the body is no .npy file: it does not begin with \x93NUMPY, a version and the size of its header")
-    if body[6] not in {1, 2, 3}:
+    if body[6] not in {1, 2, 3} or body[7]:
         raise BadRequest(f"the .npy file has version {body[6]}.{body[7]}; 1.0, 2.0 and 3.0 are read")
     start, size_bytes = (10, 2) if body[6] == 1 else (12, 4)
     size = int.from_bytes(body[8 : 8 + size_bytes], "little")
@@ -277,15 +277,17 @@ def _npy_start(body: bytes) -> int:
 
 def _npy_members(header: bytes) -> tuple[str, bool, Shape]:
     """Element type, whether columns come first, and shape, as the Python dictionary in the header of a .npy file has them."""
-    text = header[header.find(b"{") :].strip()
+    text = header[10 if header[6] == 1 else 12 :].strip()
     found: dict[str, bytes] = {}
     at = 1
     while (member := _NPY_MEMBER.match(text, at)) is not None:
         found.update((key, value) for key, value in member.groupdict().items() if value is not None)
         at = member.end()
-    sizes = [size.strip() for size in found.get("shape", b"").strip().removesuffix(b",").split(b",")]
-    sizes = [] if sizes == [b""] else sizes
-    if text[at:] != b"}" or len(found) < 3 or not all(size.isdigit() and len(size) < 20 for size in sizes):
+    shape = found.get("shape", b"").strip()
+    sizes = [size.strip() for size in shape.removesuffix(b",").split(b",")] if shape else []
+    is_tuple = len(sizes) != 1 or shape.endswith(b",")
+    is_whole = text[:1] == b"{" and text[at:] == b"}" and len(found) == 3
+    if not is_whole or not is_tuple or not all(size.isdigit() and len(size) < 20 for size in sizes):
         raise BadRequest(f"the .npy file has a header that is not one of plain numbers: {shortened(text.decode('latin-1'))}")
     return found["descr"].decode("latin-1"), found["fortran"] == b"True", tuple(map(int, sizes))
 

@@ -126,20 +126,31 @@ def _pool() -> list[bytes]:
 _POOL: list[bytes] = []
 
 
+_CHUNKED = b"1f\r\n" + BODY + b"\r\n0\r\n\r\n"
+
+
 def heads(rng: random.Random) -> tuple[bytes, int]:
     """A head that is not one: lengths, encodings, names, methods and paths that contradict each other or nothing at all."""
-    method = rng.choice(("POST", "POST", "GET", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "post", "PRI", "A" * 3000, "\x01", ""))
-    target = rng.choice(("/predictions/mlp", "/v2/models/mlp/infer", "/v2/models", "/openapi.json", _path(rng), _path(rng), _path(rng)))
-    version = rng.choice(("HTTP/1.1",) * 8 + ("HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/9.9", "http/1.1", "", "HTTP/1.1 x"))
-    lines = [f"{method} {target} {version}", rng.choice(("Host: a", "Host: a", "Host: a", "Host: a\r\nHost: b", "Host: [::1", "Host:", "X: y"))]
-    lines += [_framing(rng) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-    lines += [_line(rng) for _ in range(rng.choice((0, 0, 1, 2, 3)))]
+    methods = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "post", "PRI", "A" * 3000, "\x01", "")
+    versions = ("HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/9.9", "http/1.1", "", "HTTP/1.1 x")
+    hosts = ("Host: a\r\nHost: b", "Host: [::1", "Host:", "X: y")
+    method, version, host = _mostly("POST", methods, rng), _mostly("HTTP/1.1", versions, rng), _mostly("Host: a", hosts, rng)
+    path = _path(rng) if rng.random() < 0.3 else rng.choice(("/predictions/mlp", "/v2/models/mlp/infer", "/v2/models", "/openapi.json"))
+    lines = [f"{method} {path} {version}", host]
+    body = rng.choice((BODY, BODY, _CHUNKED, _CHUNKED, b"", _chunks(rng), rng.randbytes(20)))
+    lines.append("Transfer-Encoding: chunked" if body[-1:] == b"\n" else f"Content-Length: {len(body)}")
+    if rng.random() < 0.5:
+        lines[rng.choice((2, 3)) :] = [_framing(rng) for _ in range(rng.choice((1, 1, 2)))]
+    lines += [_line(rng) for _ in range(rng.choice((0, 0, 0, 1, 2)))]
     if rng.random() < 0.05:
         lines += [f"x-{number}: {number}" for number in range(rng.choice((90, 128, 1000)))]
-    end = rng.choice(("\r\n\r\n",) * 8 + ("\n\n", "\r\n", "\r\r", "\n\r\n"))
-    body = rng.choice((BODY, BODY, b"", b"1f\r\n" + BODY + b"\r\n0\r\n\r\n", _chunks(rng), rng.randbytes(20)))
-    data = "\r\n".join(lines).encode("utf-8", "surrogatepass") + end.encode() + body
+    end = _mostly("\r\n\r\n", ("\n\n", "\r\n", "\r\r", "\n\r\n"), rng)
+    data = "\r\n".join(lines).encode("utf-8", "surrogateescape") + end.encode() + body
     return data, 8
+
+
+def _mostly(usual: str, others: tuple[str, ...], rng: random.Random) -> str:
+    return usual if rng.random() < 0.85 else rng.choice(others)
 
 
 def _path(rng: random.Random) -> str:

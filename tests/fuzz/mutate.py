@@ -98,6 +98,8 @@ def _change(wire: Wire, rng: random.Random) -> Wire:
         return rng.choice(_OF_HEADERS)(wire, rng)
     if rng.random() < 0.05:
         return _other_target(wire, rng)
+    if rng.random() < 0.02:
+        return replace(wire, body=_swollen(wire.body, rng))
     if length is not None and length.isdecimal() and len(length) < 10 and int(length):
         return _framed(wire, int(length), rng)
     if "npy" in content_type:
@@ -253,6 +255,15 @@ def _bytes(body: bytes, rng: random.Random) -> bytes:
     at, size = rng.randrange(len(body) + 1), rng.choice((1, 1, 2, 4, 8, 64))
     piece = rng.choice((b"", b"\0", b"\xff" * size, rng.randbytes(size), body[at : at + size] * 2, b"[" * size, b"\xef\xbb\xbf"))
     return (body[:at] + piece + body[at + rng.choice((0, len(piece), size)) :])[:MOST_BYTES]
+
+
+def _swollen(body: bytes, rng: random.Random) -> bytes:
+    """A piece of the body, or one that is dear to read, again and again."""
+    at, size = rng.randrange(len(body) + 1), rng.choice((1, 2, 8, 40, 200))
+    pieces = (b"[", b"[]", b"[],", b'{"":', b'\\"', b"\\\\", b'"', b",", b"1,", b"0.1e-300,", b" ", b"(1,", b'{"name":"x"},', b"\xff")
+    piece = rng.choice((body[at : at + size], body[at : at + size], *pieces))
+    times = rng.choice((10, 100, 1000, 10_000)) // (len(piece) + 1) + 1
+    return (body[:at] + piece * times + body[at:])[:MOST_BYTES]
 
 
 def _other_header(wire: Wire, rng: random.Random) -> Wire:

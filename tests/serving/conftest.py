@@ -60,7 +60,8 @@ class Running:
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def log_lines(self):
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        whole, _, _ = self.log.read_text().rpartition("\n")  # the last line may just be being written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)

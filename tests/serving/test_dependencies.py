@@ -23,14 +23,14 @@ def closure(name, extras):
     return set(found)
 
 
-FORBIDDEN = {"torch", "onnx", "onnxscript", "pyyaml", "torchvision", "torchserve"}
+FORBIDDEN = {"torch", "onnx", "onnxscript", "pyyaml", "torchvision", "torchserve", "tritonclient", "aiohttp", "httpx", "requests"}
 
 
 def test_the_server_needs_no_torch():
     """`stateserve[cpu]` installs an engine and a web server, and neither torch nor any part of the export."""
     found = closure("stateserve", {"cpu"})
 
-    assert {"onnxruntime", "fastapi", "granian", "numpy", "safetensors"} <= found
+    assert {"onnxruntime", "fastapi", "granian", "numpy", "prometheus-client", "pysimdjson", "safetensors", "uvloop"} <= found
     assert not found & FORBIDDEN
 
 

@@ -20,9 +20,9 @@ import serving.server
 from artifact.errors import ArtifactError
 from artifact.manifest import read_manifest
 from serving.app import create_app
-from serving.errors import PortTaken
+from serving.errors import PortTaken, SettingsError
 from serving.folders import model_names, version_folders
-from serving.server import require_free
+from serving.server import require_free, resolved
 from serving.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
@@ -216,6 +216,18 @@ def test_a_taken_port_is_noticed_before_anything_is_loaded(server, repository, m
         serving.server.serve(Settings(repository=repository, port=server.port))
 
 
+@pytest.mark.parametrize(("host", "address"), [("localhost", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("::1", "::1")])
+def test_a_host_has_an_address(host, address):
+    """A name is as good as an address."""
+    assert resolved(host) == address
+
+
+def test_a_host_without_an_address():
+    """A name that nobody knows is a wrong setting."""
+    with pytest.raises(SettingsError, match=r"^host is 'nowhere.invalid', which has no address here: "):
+        resolved("nowhere.invalid")
+
+
 def test_an_address_that_is_not_ours():
     """An address of another machine is refused like a taken port."""
     with pytest.raises(PortTaken, match=r"^192\.0\.2\.1:8080 cannot be listened on: "):
@@ -265,20 +277,25 @@ def test_the_drain_delay(start_server, make_repository, mlp_artifact, counting_a
         assert line["message"] == "requests were cut off at a second signal, or 30 s after the first"
 
 
-def test_the_drain_delay_ends_by_itself(start_server, make_repository, mlp_artifact):
-    """When drain_delay_s is over, the server ends as it does without it."""
-    with start_server(make_repository({"mlp/1": mlp_artifact}), "--drain-delay-s", "0.3") as server:
+def test_the_drain_delay_ends_by_itself(start_server, make_repository, counting_artifact):
+    """When drain_delay_s is over, the server ends as it does without it: what is in flight is answered, and the code is 0."""
+    root = make_repository({"counting/1": counting_artifact})
+    with start_server(root, "--drain-delay-s", "0.3", *THREAD) as server, server.in_flight(1, 0.5) as (connection,):
         began = time.monotonic()
 
         assert server.stop() == 0
         assert time.monotonic() - began > 0.3
+        assert server.answer_on(connection)[0] == 200
 
 
 @pytest.mark.parametrize(("number", "drain_timeout_s"), [(signal.SIGTERM, "30"), (signal.SIGINT, "0")])
 def test_an_idle_server_ends_at_once(start_server, make_repository, mlp_artifact, number, drain_timeout_s):
     """Ctrl-C is the same as SIGTERM; a client that keeps its connection open, and asks nothing, does not keep the server."""
     root = make_repository({"mlp/1": mlp_artifact})
-    with start_server(root, "--drain-timeout-s", drain_timeout_s) as server, httpx.Client(verify=False) as idle:
+    with (
+        start_server(root, "--host", "localhost", "--drain-timeout-s", drain_timeout_s) as server,
+        httpx.Client(verify=False) as idle,
+    ):
         assert idle.get(f"{server.url}/ping").status_code == 200
         server.process.send_signal(number)
 

@@ -58,6 +58,16 @@ class TestBodies:
         assert server.request("POST", "/v2/repository/index", content=iter([b"{", b"}"])).status_code == 200
 
     @pytest.mark.parametrize("path", [b"/predictions/mlp", b"/v2/repository/index"])
+    def test_chunks_that_break_off(self, server, path):
+        """What came before a damaged chunk is not taken for a whole body."""
+        body = orjson.dumps(ROW)
+        with server.connect() as connection:
+            connection.sendall(POST % (path, b"Transfer-Encoding: chunked") + b"%x\r\n%s\r\nno size\r\n" % (len(body), body))
+            status, _, answer = server.answer_on(connection)
+
+        assert (status, "the body breaks off: " in answer) == (400, True)
+
+    @pytest.mark.parametrize("path", [b"/predictions/mlp", b"/v2/repository/index"])
     @pytest.mark.parametrize("more", [b"", b"\r\nExpect: 100-continue"], ids=["", "expect"])
     def test_a_body_that_says_it_is_too_large_is_not_read(self, server, path, more):
         """A length beyond the limit is refused before the first byte of the body is sent, or asked for."""
