@@ -60,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.mount("/docs/assets", openapi.docs_assets())
     app.add_api_route("/", root, methods=["GET"], include_in_schema=False)
     app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/v2/", server_metadata, methods=["GET"], include_in_schema=False)
     for path, endpoint, summary in _ROUTES:
         named = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", path)

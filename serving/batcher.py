@@ -25,11 +25,11 @@ _NEWS = 0.1
 _SHORTEST_S = 1e-6
 
 
-_TURNS = 2
-"""Turns of the loop that a call on it waits at most for the bodies that are arriving: docs/adr/0009 has the measurement."""
+_TURNS = 1
+"""Turns of the loop that a call on it waits for the bodies that are arriving: docs/adr/0009."""
 
-Arriving = Callable[[], int]
-"""How many bodies are being read."""
+LONG_CALL_S = 0.05
+"""A call that held the event loop for so long is the last there: what was measured at loading does not hold for it."""
 
 
 class Executed(Protocol):
@@ -49,6 +49,15 @@ class BatchLimits:
     full_rows: int
     max_delay_s: float = 0.0
     priority_levels: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class OnLoop:
+    """Calls on the event loop: the engine, how many bodies are being read, and what takes over after a long call, if anything."""
+
+    engine: JoinedEngine
+    arriving: Callable[[], int]
+    instead: Callable[[], Instance] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -73,20 +82,18 @@ class Batcher:
 
     def __init__(
         self,
-        runs: JoinedEngine | Sequence[Instance],
+        runs: OnLoop | Sequence[Instance],
         limits: BatchLimits,
         metrics: Executed,
-        arriving: Arriving = lambda: 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`runs` is an engine whose calls run on the loop, or the instances that run them elsewhere."""
+        """`runs` says where calls run: on the loop, or on instances."""
         self._loop = asyncio.get_running_loop()
-        self._on_loop = runs if isinstance(runs, JoinedEngine) else None
-        self._instances = () if isinstance(runs, JoinedEngine) else tuple(runs)
+        self._here = runs if isinstance(runs, OnLoop) else None
+        self._instances = () if isinstance(runs, OnLoop) else tuple(runs)
         self._idle = list(self._instances)
         self._limits = limits
         self._metrics = metrics
-        self._arriving = arriving
         self._clock = clock
         self._levels: tuple[deque[Job], ...] = tuple(deque() for _ in range(limits.priority_levels))
         self._dispatching = False
@@ -96,7 +103,11 @@ class Batcher:
         self._last_was_alone = True
         self.queued_rows = 0
         """Rows that wait."""
-        self.on_loop = self._on_loop is not None
+
+    @property
+    def on_loop(self) -> bool:
+        """Whether calls run on the event loop."""
+        return self._here is not None
 
     def put(self, job: Job, *, alone: bool = False) -> None:
         """Queues a job. Its future fails with the error that is its own: InvalidInput, EngineFailed, DeadlinePassed, ClientLeft.
@@ -115,12 +126,12 @@ class Batcher:
             self._divide(job)
             for part in job.parts:
                 self._append(part)
-        elif alone and self._on_loop is not None and self._last_was_alone and not self.queued_rows and not limits.max_delay_s:
-            self._run_on_loop(self._on_loop, [job])
+        elif alone and self._here is not None and self._last_was_alone and not self.queued_rows and not limits.max_delay_s:
+            self._run_here(self._here, [job])
             return
         else:
             self._append(job)
-        if self._idle or self.on_loop:
+        if self._idle or self._here is not None:
             self._dispatch_soon()
 
     def expire_at(self, job: Job, deadline: float) -> None:
@@ -201,7 +212,8 @@ class Batcher:
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        if self.on_loop and self._turns < _TURNS and self._arriving():
+        here = self._here
+        if here is not None and self._turns < _TURNS and here.arriving():
             self._turns += 1
             self._loop.call_soon(self._dispatch)
             return
@@ -210,15 +222,15 @@ class Batcher:
         if self._delay is not None:
             self._delay.cancel()
             self._delay = None
-        while self.queued_rows and (self._idle or self.on_loop):
+        while self.queued_rows and (self._idle or here is not None):
             wait_s = self._wait_s()
             if wait_s > 0:
                 self._delay = self._loop.call_later(wait_s, self._dispatch_soon)
                 return
-            if self._on_loop is None:
+            if here is None:
                 self._start(self._idle.pop(), self._take())
                 continue
-            self._run_on_loop(self._on_loop, self._take())
+            self._run_here(here, self._take())
             if self.queued_rows:  # the loop gets a turn between two calls
                 self._dispatch_soon()
             return
@@ -251,12 +263,16 @@ class Batcher:
             level.extendleft(reversed(skipped))
         return batch
 
-    def _run_on_loop(self, engine: JoinedEngine, batch: list[Job]) -> None:
+    def _run_here(self, here: OnLoop, batch: list[Job]) -> None:
         began = self._clock()
         self._begin(batch, began)
         self._last_was_alone = len(batch) == 1
-        outcomes = engine.run([job.inputs for job in batch], [job.rows for job in batch])
-        self._finish(batch, outcomes, self._clock() - began)
+        outcomes = here.engine.run([job.inputs for job in batch], [job.rows for job in batch])
+        seconds = self._clock() - began
+        self._finish(batch, outcomes, seconds)
+        if seconds > LONG_CALL_S and here.instead is not None:
+            self._here, self._instances = None, (here.instead(),)
+            self._idle = list(self._instances)
 
     def _start(self, instance: Instance, batch: list[Job]) -> None:
         self._begin(batch, self._clock())
@@ -289,5 +305,5 @@ class Batcher:
             else:
                 job.future.set_result(outcome)
         self._metrics.executed(rows, seconds)
-        rate = len(self._instances) * rows / max(seconds, _SHORTEST_S)
+        rate = max(1, len(self._instances)) * rows / max(seconds, _SHORTEST_S)
         self._rows_per_s = rate if not self._rows_per_s else self._rows_per_s + _NEWS * (rate - self._rows_per_s)

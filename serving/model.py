@@ -1,15 +1,16 @@
 """One served version: a proven artifact, its batcher, and what it may be asked."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from artifact import Artifact, manifest
 from artifact.signature import Signature
-from serving.batcher import Arriving, Batcher, BatchLimits, Job
+from serving.batcher import LONG_CALL_S, Batcher, BatchLimits, Job, OnLoop
 from serving.errors import BadRequest
-from serving.execution import Prepared, most_rows, prepare
+from serving.execution import Execution, Prepared, most_rows, prepare
 from serving.instance import Instance, ThreadInstance
 from serving.joined import JoinedEngine
 from serving.metrics import VersionMetrics
@@ -18,9 +19,12 @@ from serving.protocols.oip import OipCodec
 from serving.protocols.predictions import PredictionsCodec
 from serving.settings import ModelSettings
 
+log = logging.getLogger("stateserve")
+
+_QUEUE_S = 5.0
 _QUEUE_CALLS = 8
-_QUEUE_ROWS = 128
-"""Without a setting, as many rows may wait as eight calls take, and at least so many."""
+_QUEUE_ROWS = (128, 4096)
+"""Without a setting, as many rows may wait as five seconds answer, and eight calls at least: within these bounds."""
 
 Place = tuple[str, int]
 """A model's name, and a version's number."""
@@ -32,15 +36,17 @@ class ServedModel:
     `codecs` are the protocols' decoders and encoders, `metrics` what is counted, `in_flight` the requests that entered.
     """
 
-    def __init__(self, place: Place, prepared: Prepared, settings: ModelSettings, limits: Limits, arriving: Arriving) -> None:
+    def __init__(
+        self, place: Place, prepared: Prepared, settings: ModelSettings, limits: Limits, arriving: Callable[[], int]
+    ) -> None:
         self.name, self.version = name, version = place
         self.artifact = loaded = prepared.artifact
         self.settings = settings
         self.execution = prepared.execution
         self.metrics = VersionMetrics(name, version)
         self._loop = asyncio.get_running_loop()
-        self.max_queue_rows = settings.max_queue_rows or max(_QUEUE_CALLS * self.execution.max_rows, _QUEUE_ROWS)
-        self.batcher = Batcher(self._runs(), self._batch_limits(), self.metrics, arriving)
+        self.max_queue_rows = settings.max_queue_rows or _queue_rows(self.execution)
+        self.batcher = Batcher(self._runs(arriving), self._batch_limits(), self.metrics)
         allowed = replace(limits, max_rows=self.max_queue_rows)
         labels = read_labels(loaded)
         self.codecs: Mapping[str, Codec] = {
@@ -99,13 +105,27 @@ class ServedModel:
         else:
             await asyncio.shield(self._drained)
 
-    def _runs(self) -> JoinedEngine | list[Instance]:
+    def _runs(self, arriving: Callable[[], int]) -> OnLoop | list[Instance]:
+        if not self.execution.on_loop:
+            return [self._thread(number) for number in range(self.execution.instances)]
+        return OnLoop(self._joined(), arriving, self._leave_loop if self.settings.execution == "auto" else None)
+
+    def _joined(self) -> JoinedEngine:
         padded = _padding(self.signature, self.settings, self.execution.max_rows)
-        joined = [JoinedEngine(self.artifact.engine, self.signature, padded) for _ in range(self.execution.instances)]
-        if self.execution.on_loop:
-            return joined[0]
-        names = [f"{self.name}-{self.version}-{number}" for number in range(self.execution.instances)]
-        return [ThreadInstance(one, name, self._loop) for one, name in zip(joined, names, strict=True)]
+        return JoinedEngine(self.artifact.engine, self.signature, padded)
+
+    def _thread(self, number: int) -> ThreadInstance:
+        return ThreadInstance(self._joined(), f"{self.name}-{self.version}-{number}", self._loop)
+
+    def _leave_loop(self) -> Instance:
+        log.warning(
+            "%s version %s: a call held the event loop for more than %g ms, although the warm-up was short: from now on its "
+            "calls run in a thread. Setting execution=thread for this model does so from the start",
+            *(self.name, self.version, LONG_CALL_S * 1e3),
+            extra={"model": self.name, "version": self.version},
+        )
+        self.execution = replace(self.execution, on_loop=False)
+        return self._thread(0)
 
     def _batch_limits(self) -> BatchLimits:
         most = self.execution.max_rows
@@ -118,16 +138,24 @@ class ServedModel:
         )
 
 
-async def load_model(place: Place, directory: Path, settings: ModelSettings, limits: Limits, arriving: Arriving) -> ServedModel:
+async def load_model(
+    place: Place, directory: Path, settings: ModelSettings, limits: Limits, arriving: Callable[[], int]
+) -> ServedModel:
     """Checks every hash, makes the engine, replays the golden cases, and measures; in a thread, while others are answered.
 
-    `arriving` says how many bodies are being read: see `Batcher`.
+    `arriving` says how many bodies are being read: see `OnLoop`.
 
     Raises:
         StateserveError: a check failed.
     """
     prepared = await asyncio.to_thread(prepare, directory, settings)
     return ServedModel(place, prepared, settings, limits, arriving)
+
+
+def _queue_rows(execution: Execution) -> int:
+    rows_per_s = execution.instances * max(rows / seconds for rows, seconds in execution.warm_up.seconds.items())
+    least, most = _QUEUE_ROWS
+    return max(least, _QUEUE_CALLS * execution.max_rows, min(most, int(_QUEUE_S * rows_per_s)))
 
 
 def _padding(signature: Signature, settings: ModelSettings, most: int) -> Callable[[int], int]:

@@ -63,6 +63,11 @@ _ONE_TENSOR: Schema = {
     RAW: {"schema": {"description": "One tensor's bytes: little-endian, row-major.", **_BYTES}},
     NPY: {"schema": {"description": "One tensor as `numpy.save` writes it.", **_BYTES}},
 }
+_TEXT: Schema = {"schema": {"type": "string"}}
+_TEXTS: Mapping[str, Schema] = {
+    "/metrics": {"200": {"description": "Metrics.", "content": {"text/plain": _TEXT, "application/openmetrics-text": _TEXT}}}
+}
+"""Answers that are no JSON, by their paths."""
 
 
 def document(app: FastAPI, models: Iterable[Described], defaults: Mapping[str, int], url: str) -> dict[str, Any]:
@@ -247,6 +252,7 @@ def _with_our_errors(path: str, item: Schema) -> Schema:
             **operation,
             "responses": {
                 **{status: answer for status, answer in operation["responses"].items() if status != "422"},
+                **_TEXTS.get(path, {}),
                 "default": {"description": "An error.", "content": error},
             },
         }

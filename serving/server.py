@@ -1,11 +1,14 @@
 """The listener: granian inside our event loop, a port that is really ours, and an end that loses nothing."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import socket
+import sys
+from collections.abc import Iterator
 
 import uvloop
 from granian.constants import HTTPModes, Interfaces
@@ -16,6 +19,7 @@ from granian.server.embed import Server
 from serving import logs
 from serving.app import Running, create_app
 from serving.errors import PortTaken, SettingsError
+from serving.repository import Repository
 from serving.rsgi import RsgiFace
 from serving.settings import Settings
 
@@ -38,7 +42,7 @@ def serve(settings: Settings) -> None:
     """
     settings = settings.model_copy(update={"host": resolved(settings.host)})
     require_free(settings.host, settings.port)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with claimed(settings.port), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if not runner.run(_serve(settings)):
             log.error("requests were cut off at a second signal, or %g s after the first", settings.drain_timeout_s)
             logging.shutdown()
@@ -67,6 +71,28 @@ def require_free(host: str, port: int) -> None:
             ) from cause
 
 
+@contextlib.contextmanager
+def claimed(port: int) -> Iterator[None]:
+    """Holds the port against another server of ours that starts at the same moment, when neither listens yet.
+
+    The name that it takes is of Linux' abstract sockets: it is seen where the port is, and gone with the process.
+
+    Raises:
+        PortTaken: another has it.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as claim:
+        try:
+            claim.bind(f"\0stateserve-port-{port}")
+        except OSError as cause:
+            raise PortTaken(
+                f"port {port} belongs to another stateserve that is starting or running; choose another --port"
+            ) from cause
+        yield
+
+
 async def _serve(settings: Settings) -> bool:
     """Whether every request in flight was answered before the end."""
     app = create_app(settings)
@@ -82,6 +108,7 @@ async def _serve(settings: Settings) -> bool:
         await _first(serving, signals.first, loading)
         if loading.done():
             await loading  # raises what ended it
+            _announce(running.repository)
             gc.freeze()  # what is there now stays: the collector need not look at it again
             await _first(serving, signals.first)
         if not serving.done():
@@ -114,6 +141,16 @@ def _listener(face: RsgiFace, settings: Settings) -> Server:
             header_read_timeout=round(settings.header_timeout_s * 1000), max_buffer_size=settings.max_header_bytes
         ),
     )
+
+
+def _announce(repository: Repository) -> None:
+    found = repository.readiness()
+    if found.ready:
+        log.info("ready: %s", ", ".join(f"{served.name} version {served.version}" for served in repository.served()))
+    else:
+        log.error("not ready: %s", "; ".join(found.reasons.values()))
+    for name, warning in found.warnings.items():
+        log.warning("%s: %s", name, warning)
 
 
 class _Signals:

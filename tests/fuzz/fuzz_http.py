@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.fuzz.models import write_repository
+from tests.fuzz.models import make_repository
 from tests.fuzz.mutate import SEGMENTS, VALUES, mutated
 from tests.fuzz.seeds import KINDS
 from tests.fuzz.server import Server, server
@@ -324,13 +324,8 @@ async def hold_slowly(target: Server) -> Seen:
 def main(runs: int, folder: Path, seed: int) -> None:
     """Every kind, against one server."""
     folder.mkdir(parents=True, exist_ok=True)
-    repository = folder / "repository"
-    if not repository.exists():
-        write_repository(repository)
-        write_repository(folder / "more", names=("mlp",), versions=(1, 2))
-        (folder / "more" / "mlp").rename(repository / "spare")
     log = folder / "http-server.log"
-    with server(repository, log, *FLAGS) as target:
+    with server(make_repository(folder), log, *FLAGS) as target:
         for number, (name, (*_, share)) in enumerate(KINDS_OF_HOSTILITY.items()):
             seen = asyncio.run(fuzz(name, max(1, int(runs * share)), target, folder, seed + number))
             (folder / f"{name}.json").write_text(json.dumps(asdict(seen), indent=1))

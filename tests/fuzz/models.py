@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
@@ -86,6 +87,15 @@ def write_repository(root: Path, names: tuple[str, ...] = tuple(MODELS), version
     for name in names:
         for version in versions:
             write_artifact(root / name / str(version), MODELS[name])
+    return root
+
+
+def make_repository(folder: Path) -> Path:
+    """A new repository of every model, and of `spare`, in two versions, which is for loading and unloading."""
+    root = Path(mkdtemp(prefix="models-", dir=folder))
+    write_repository(root)
+    more = write_repository(Path(mkdtemp(prefix="spare-", dir=folder)), names=("mlp",), versions=(1, 2))
+    (more / "mlp").rename(root / "spare")
     return root
 
 

@@ -28,7 +28,7 @@ from serving.protocols.oip import OipCodec
 from serving.protocols.predictions import PredictionsCodec
 from serving.settings import Settings
 from tests.fuzz import reference
-from tests.fuzz.models import MODELS, write_repository
+from tests.fuzz.models import MODELS, make_repository
 from tests.fuzz.wire import Wire
 
 Target = Callable[[bytes], None]
@@ -261,10 +261,7 @@ class Application:
     """The whole server in this process, by its ASGI face: every path, every method."""
 
     def __init__(self) -> None:
-        root = write_repository(Path(mkdtemp(prefix="fuzz-")))
-        write_repository(root, names=("mlp",), versions=(2,))
-        (root / "mlp").rename(root / "spare")
-        write_repository(root, names=("mlp",))
+        root = make_repository(Path(mkdtemp(prefix="fuzz-")))
         self._loop = asyncio.new_event_loop()
         self._app = create_app(Settings(repository=root, repository_api="on", max_body_bytes=LIMITS.max_body_bytes))
         logging.getLogger("stateserve").setLevel(logging.CRITICAL)

@@ -3,12 +3,13 @@
 import asyncio
 import random
 import selectors
+from typing import Any
 
 import numpy as np
 import pytest
 
 from artifact.signature import Dim, Signature, TensorSpec
-from serving.batcher import Batcher, BatchLimits, Job
+from serving.batcher import LONG_CALL_S, Batcher, BatchLimits, Job, OnLoop
 from serving.errors import ClientLeft, DeadlinePassed, QueueFull
 from serving.joined import JoinedEngine
 
@@ -39,7 +40,7 @@ class Held:
     """An instance whose calls end when the test says so. Its answer to a row is the row's value, doubled."""
 
     def __init__(self):
-        self.calls = []
+        self.calls: list[Any] = []
 
     def start(self, requests, rows, done):
         self.calls.append((requests, rows, done))
@@ -53,7 +54,7 @@ class Held:
         return [rows for _, rows, _ in self.calls]
 
     def close(self):
-        self.calls = None
+        self.calls.clear()
 
 
 class Doubling:
@@ -65,7 +66,7 @@ class Doubling:
         return {"y": inputs["x"] * 2}
 
 
-def on_the_loop():
+def on_the_loop() -> Any:
     specs = (TensorSpec("x", "float32", ("batch",)),), (TensorSpec("y", "float32", ("batch",)),)
     return JoinedEngine(Doubling(), Signature(*specs, {"batch": Dim(1, 8)}), lambda rows: rows)
 
@@ -78,11 +79,10 @@ class Counted:
         self.calls.append((rows, infer_s))
 
 
-def make_batcher(*instances, max_rows=8, max_queue_rows=100, arriving=lambda: 0, **limits):
+def make_batcher(*instances, max_rows=8, max_queue_rows=100, arriving=lambda: 0, **limits) -> Any:
     limits.setdefault("full_rows", max_rows)
-    runs = instances or on_the_loop()
-    clock = asyncio.get_running_loop().time
-    return Batcher(runs, BatchLimits(max_rows, max_queue_rows, **limits), Counted(), arriving, clock)
+    runs = instances or OnLoop(on_the_loop(), arriving)
+    return Batcher(runs, BatchLimits(max_rows, max_queue_rows, **limits), Counted(), asyncio.get_running_loop().time)
 
 
 def job(rows=1, first=0, group=(), level=0):
@@ -380,7 +380,7 @@ def test_the_only_request_runs_at_once():
 
 
 def test_a_call_on_the_loop_waits_a_turn_for_bodies_that_arrive():
-    """While bodies are being read, a call waits for them, but for two turns of the loop at most."""
+    """While bodies are being read, a call waits for them, but for one turn of the loop at most."""
 
     async def scenario():
         arriving = [1]
@@ -395,7 +395,7 @@ def test_a_call_on_the_loop_waits_a_turn_for_bodies_that_arrive():
         arriving[0] = 1
         three = job()
         batcher.put(three)
-        await turns(2)
+        await turns(1)
         assert not three.future.done()
         await turns(1)
         assert three.future.done(), "a body that never comes holds nobody up"
@@ -403,9 +403,37 @@ def test_a_call_on_the_loop_waits_a_turn_for_bodies_that_arrive():
     run(scenario())
 
 
+def test_a_long_call_is_the_last_on_the_loop():
+    """After a call that held the loop for too long, the others run on the instance that takes over."""
+
+    async def scenario():
+        loop: Any = asyncio.get_running_loop()
+        held = Held()
+
+        class Slow(Doubling):
+            def run(self, inputs):
+                loop.now += 2 * LONG_CALL_S
+                return super().run(inputs)
+
+        engine = on_the_loop()
+        engine._engine = Slow()
+        batcher = Batcher(OnLoop(engine, lambda: 0, lambda: held), BatchLimits(8, 100, 8), Counted(), loop.time)
+        first, second = job(), job(first=1)
+        batcher.put(first, alone=True)
+        assert answer(first) == [0]
+        assert not batcher.on_loop
+        batcher.put(second, alone=True)
+        await turns()
+        held.finish()
+        assert answer(second) == [2]
+        batcher.close()
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_answer_is_its_own(seed):  # noqa: C901 - one long random history
-    """Of 2,000 requests of random rows, groups, levels, departures and deadlines, each has its own rows back, or its own error."""
+    """Of 2,000 random requests, some of which leave or expire, each has its own rows back, or its own error."""
     chance = random.Random(seed)
 
     async def scenario():

@@ -1,5 +1,7 @@
 """Joined rows: one call, and each request's own answer or error."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -31,8 +33,8 @@ class Summing:
         return {"y": x.sum(axis=1)[self._lose :]}
 
 
-def joined(engine, padded=lambda rows: rows):
-    return JoinedEngine(engine, SIGNATURE, padded)
+def joined(engine, padded=lambda rows: rows, signature=SIGNATURE) -> Any:
+    return JoinedEngine(engine, signature, padded)
 
 
 def rows(*values):
@@ -114,7 +116,7 @@ def test_a_model_without_rows_answers_one_request():
         def run(self, inputs):
             return {"y": np.float32(inputs["x"].sum()).reshape(())}
 
-    (outcome,) = JoinedEngine(Total(), signature, lambda _: 8).run([{"x": np.ones(2, np.float32)}], [1])
+    (outcome,) = joined(Total(), lambda _: 8, signature).run([{"x": np.ones(2, np.float32)}], [1])
     assert outcome["y"].shape == ()
     assert outcome["y"] == 2
 
@@ -141,7 +143,7 @@ def test_gathered_rows_of_several_shapes_keep_apart():
         (TensorSpec("y", "float32", ("batch",)),),
         {"batch": Dim(1, 16), "n": Dim(1, 9)},
     )
-    engine = JoinedEngine(Summing(), signature, lambda count: count)
+    engine = joined(Summing(), signature=signature)
     for width in (1, 2, 3, 2, 1):
         for count in (1, 3, 2):
             requests = [{"x": np.full((count, width), value, np.float32)} for value in (1, 2)]

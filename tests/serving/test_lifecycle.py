@@ -96,7 +96,7 @@ def test_it_listens_first_and_loads_afterwards(start_server, half_broken, wait_f
             assert (answer.status_code, answer.json()) == (503, {"code": 503, "type": "ModelNotReady", "message": reasons[name]})
             assert server.get(f"/v2/models/{name}/ready").json() == {"name": name, "ready": False, "error": reasons[name]}
         told = [line["message"] for line in server.log_lines() if line["level"] == "ERROR"]
-        assert [message.partition(": ")[0] for message in told] == ["damaged version 1", "poisoned version 2"]
+        assert [message.partition(": ")[0] for message in told] == ["damaged version 1", "poisoned version 2", "not ready"]
 
 
 def test_sigterm_while_models_load(start_server, make_repository, slow_artifact, wait_for):
