@@ -45,5 +45,10 @@ bench-serving: install
 soak: install
 	$(BIN)/python -m bench.soak --to docs/benchmarks/soak.md
 
+# Takes about ten minutes on two cores; FUZZ_RUNS=100000 less. What it finds stays in build/fuzz.
+FUZZ_RUNS ?= 1000000
+fuzz: install
+	$(BIN)/python -m tests.fuzz.run --runs $(FUZZ_RUNS) --to docs/fuzzing.md
+
 clean:
 	rm -rf .venv .venv-clients model_repository examples/digits/best.pth

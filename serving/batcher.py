@@ -109,26 +109,37 @@ class Batcher:
         """Whether calls run on the event loop."""
         return self._here is not None
 
-    def put(self, job: Job, *, alone: bool = False) -> None:
-        """Queues a job. Its future fails with the error that is its own: InvalidInput, EngineFailed, DeadlinePassed, ClientLeft.
+    def run_alone(self, inputs: Arrays, rows: int) -> tuple[Arrays, float, float] | None:
+        """Runs the only request there is at once, on the loop: its outputs, and when the engine began and ended.
 
-        `alone` says that the server has no other request: on the loop the job then runs before this returns, unless the last call
-        joined several, for then others are about to come.
+        None says that it has to be `put`: calls do not run on the loop, others wait, or the last call joined several, so that
+        others are about to come.
+
+        Raises:
+            InvalidInput, EngineFailed: as the job's future would.
+        """
+        here, limits = self._here, self._limits
+        if here is None or not self._last_was_alone or self.queued_rows or rows > limits.max_rows or limits.max_delay_s:
+            return None
+        began = self._clock()
+        outputs = here.engine.run_one(inputs, rows)
+        ended = self._clock()
+        self._executed(rows, ended - began)
+        return outputs, began, ended
+
+    def put(self, job: Job) -> None:
+        """Queues a job. Its future fails with the error that is its own: InvalidInput, EngineFailed, DeadlinePassed, ClientLeft.
 
         Raises:
             QueueFull: more rows wait than may.
         """
-        limits = self._limits
-        if self.queued_rows + job.rows > limits.max_queue_rows:
+        if self.queued_rows + job.rows > self._limits.max_queue_rows:
             raise self._full(job.rows)
         job.queued_at = self._clock()
-        if job.rows > limits.max_rows:
+        if job.rows > self._limits.max_rows:
             self._divide(job)
             for part in job.parts:
                 self._append(part)
-        elif alone and self._here is not None and self._last_was_alone and not self.queued_rows and not limits.max_delay_s:
-            self._run_here(self._here, [job])
-            return
         else:
             self._append(job)
         if self._idle or self._here is not None:
@@ -268,11 +279,7 @@ class Batcher:
         self._begin(batch, began)
         self._last_was_alone = len(batch) == 1
         outcomes = here.engine.run([job.inputs for job in batch], [job.rows for job in batch])
-        seconds = self._clock() - began
-        self._finish(batch, outcomes, seconds)
-        if seconds > LONG_CALL_S and here.instead is not None:
-            self._here, self._instances = None, (here.instead(),)
-            self._idle = list(self._instances)
+        self._finish(batch, outcomes, self._clock() - began)
 
     def _start(self, instance: Instance, batch: list[Job]) -> None:
         self._begin(batch, self._clock())
@@ -304,6 +311,13 @@ class Batcher:
                 job.future.set_exception(outcome)
             else:
                 job.future.set_result(outcome)
+        self._executed(rows, seconds)
+
+    def _executed(self, rows: int, seconds: float) -> None:
+        """Notes a call, and takes calls away from the loop after one that was too long for it."""
         self._metrics.executed(rows, seconds)
         rate = max(1, len(self._instances)) * rows / max(seconds, _SHORTEST_S)
-        self._rows_per_s = rate if not self._rows_per_s else self._rows_per_s + _NEWS * (rate - self._rows_per_s)
+        self._rows_per_s = self._rows_per_s + _NEWS * (rate - self._rows_per_s) if self._rows_per_s else rate
+        if self._here is not None and seconds > LONG_CALL_S and self._here.instead is not None:
+            self._instances = (self._here.instead(),)
+            self._idle, self._here = list(self._instances), None

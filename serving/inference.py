@@ -107,21 +107,20 @@ class Inference:
                     asked = codec.decode(request)
                 else:
                     asked = await asyncio.to_thread(self._decode, codec, request, encoding)
-                job = served.job(asked)
                 decoded = time.perf_counter()
-                if not batcher.on_loop:
-                    outputs = await _unless_left(batcher, job, leaving)
-                else:
-                    batcher.put(job, alone=self.active == 1)
-                    outputs = await job.future
+                done = batcher.run_alone(asked.inputs, asked.rows) if self.active == 1 and not asked.priority else None
+                if done is None:
+                    job = served.job(asked, began)
+                    outputs = await (_outcome(batcher, job) if batcher.on_loop else _unless_left(batcher, job, leaving))
+                    done = outputs, job.started_at, job.ended_at
+                outputs, begun, ended = done
                 if _is_small(outputs):
                     answer = codec.encode(asked, outputs)
                 else:
                     answer = await asyncio.to_thread(codec.encode, asked, outputs)
                 if len(answer.body) >= self._compress_min_bytes:
                     await self._compress(answer, request.headers.get("accept-encoding"))
-                stamps = (asked_for.kind, job.rows, began, decoded, job.started_at, job.ended_at, time.perf_counter())
-                served.metrics.answered(stamps)
+                served.metrics.answered((asked_for.kind, asked.rows, began, decoded, begun, ended, time.perf_counter()))
             finally:
                 served.leave()
         except Exception as error:  # noqa: BLE001 - every error has its answer
@@ -152,6 +151,11 @@ def _is_small(outputs: Arrays) -> bool:
         if array.nbytes > SMALL_BYTES:
             return False
     return True
+
+
+def _outcome(batcher: Batcher, job: Job) -> asyncio.Future[Arrays]:
+    batcher.put(job)
+    return job.future
 
 
 async def _unless_left(batcher: Batcher, job: Job, leaving: Leaving) -> Arrays:

@@ -42,6 +42,28 @@ class JoinedEngine:
         except Exception as error:  # noqa: BLE001 - whatever an engine raises belongs to the request, not to the queue's task
             return [error] if len(requests) == 1 else [self.run([r], [n])[0] for r, n in zip(requests, rows, strict=True)]
 
+    def run_one(self, inputs: Arrays, rows: int) -> Arrays:
+        """One request's outputs.
+
+        Raises:
+            InvalidInput: a value is not in its declared range.
+            EngineFailed: the engine failed, or gave an output of other length.
+        """
+        if self._has_rows and self._padded(rows) != rows:
+            (outcome,) = self.run([inputs], [rows])
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+        self._signature.validate_values(inputs)
+        return self._checked(self._engine.run(inputs), rows)
+
+    def _checked(self, outputs: Arrays, rows: int) -> Arrays:
+        if self._has_rows:
+            for name, array in outputs.items():
+                if array.ndim == 0 or len(array) != rows:
+                    raise EngineFailed(f'output "{name}" has shape {list(array.shape)} for {rows} rows')
+        return outputs
+
     def _without_the_invalid(self, requests: Sequence[Arrays], rows: Sequence[int]) -> list[Outcome]:
         faults = [self._fault(request) for request in requests]
         valid = [i for i, fault in enumerate(faults) if fault is None]
@@ -64,10 +86,7 @@ class JoinedEngine:
         is_whole = len(requests) == 1 and given == total
         inputs = requests[0] if is_whole else {name: self._gathered(name, requests, given) for name in requests[0]}
         self._signature.validate_values(inputs)
-        outputs = self._engine.run(inputs)
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != given:
-                raise EngineFailed(f'output "{name}" has shape {list(array.shape)} for {given} rows')
+        outputs = self._checked(self._engine.run(inputs), given)
         if is_whole:
             return [outputs]
         return _split({name: self._own(array, inputs) for name, array in outputs.items()}, rows)

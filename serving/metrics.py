@@ -19,10 +19,13 @@ from typing import Protocol
 
 import numpy as np
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from serving.protocols.accepted import accepted
 
 PROTOCOLS: tuple[str, ...] = ("oip", "predictions")
 """The values of the label `protocol`."""
@@ -246,8 +249,10 @@ class Metrics(Collector):
 
     def text(self, accept: str | None) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics where the header `accept` asks for it, else Prometheus' text."""
-        encode, content_type = choose_encoder(accept or "")
-        return encode(self._registry), content_type
+        weights = accepted(accept or "")
+        if weights.get("application/openmetrics-text", 0.0) > weights.get("text/plain", 0.0):
+            return openmetrics.generate_latest(self._registry), openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterator[Metric]:
         """Every family, for the registry."""

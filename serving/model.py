@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +74,8 @@ class ServedModel:
         """Rows that wait for the engine."""
         return self.batcher.queued_rows
 
-    def job(self, asked: Asked) -> Job:
-        """What was asked, as the batcher takes it; its deadline runs from now.
+    def job(self, asked: Asked, arrived_s: float) -> Job:
+        """What was asked, as the batcher takes it; its deadline runs from its arrival, a reading of `time.perf_counter`.
 
         Raises:
             BadRequest: there is no such level of priority.
@@ -85,7 +86,7 @@ class ServedModel:
         job = Job(asked.inputs, asked.rows, asked.group, self._loop.create_future(), priority - 1)
         timeout_s = asked.timeout_s or self._default_timeout_s
         if timeout_s:
-            self.batcher.expire_at(job, self._loop.time() + timeout_s)
+            self.batcher.expire_at(job, self._loop.time() + timeout_s - (time.perf_counter() - arrived_s))
         return job
 
     def leave(self) -> None:

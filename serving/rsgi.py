@@ -40,7 +40,8 @@ class RsgiFace:
             await self._pass_on(scope, proto)
             return
         inference, headers, began = self._inference, scope.headers, time.perf_counter()
-        request_id = logs.accepted_id(headers.get("x-request-id")) or self._new_id()
+        given_id = headers.get("x-request-id")
+        request_id = self._new_id() if given_id is None else logs.accepted_id(given_id) or self._new_id()
         inference.active += 1
         task = self._arrivals.begin(self._loop, began)
         try:

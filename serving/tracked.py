@@ -1,8 +1,10 @@
 """Every request's id, also under other servers than ours: made or accepted, known to the handlers, returned, and logged."""
 
+import string
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from serving import logs
 
@@ -28,6 +30,8 @@ class Tracked:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if not scope["query_string"].isascii():  # no URL, but some servers pass it on, and Starlette fails to decode it
+            scope["query_string"] = quote(scope["query_string"], safe=string.printable).encode()
         began = time.perf_counter()
         given = next((value.decode("latin-1") for name, value in scope["headers"] if name == _HEADER), None)
         request_id = scope[ID] = logs.accepted_id(given) or self._new_id()

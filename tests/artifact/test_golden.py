@@ -205,6 +205,23 @@ def test_without_a_batch_dimension_nothing_is_tiled():
     assert [result.tiled for result in golden.replay(Sums(), fixed, CASES, {"y": 1e-6})] == [False, False]
 
 
+def test_a_scalar_is_one_row():
+    """A model whose input has no dimensions is replayed as one row."""
+    signature = Signature((TensorSpec("x", "float32", ()),), (TensorSpec("y", "float32", ()),))
+    value = np.array(3, np.float32)
+    made = GoldenCase("00", {"x": value}, {"onnx": {"y": value}}, {"y": value.astype(np.float64)})
+
+    class Same:
+        name = "onnx"
+
+        def run(self, inputs):
+            return {"y": inputs["x"]}
+
+    (result,) = golden.replay(Same(), signature, [made], {"y": 1e-6})
+
+    assert (result.rows, result.passed) == (1, True)
+
+
 def test_an_error_only_in_large_batches_is_found():
     """An engine that is right for one row and wrong for five does not pass."""
 

@@ -6,20 +6,18 @@ http-*.json with the numbers, and each input that got a 500, or no answer where 
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import random
 import re
 import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.fuzz.models import make_repository
 from tests.fuzz.mutate import SEGMENTS, VALUES, mutated
 from tests.fuzz.seeds import KINDS
+from tests.fuzz.seen import Seen
 from tests.fuzz.server import Server, server
 from tests.fuzz.wire import Wire
 
@@ -34,7 +32,16 @@ MOST_GROWTH_KIB = 32 << 10
 MOST_CONNECTIONS = 128
 HEADER_TIMEOUT_S = 2
 FLAGS = (
-    *("--repository-api", "on", "--max-body-bytes", "131072", "--header-timeout-s", str(HEADER_TIMEOUT_S), "--body-timeout-s", "2"),
+    *(
+        "--repository-api",
+        "on",
+        "--max-body-bytes",
+        "131072",
+        "--header-timeout-s",
+        str(HEADER_TIMEOUT_S),
+        "--body-timeout-s",
+        "2",
+    ),
     *("--max-connections", str(MOST_CONNECTIONS), "--log-format", "json"),
 )
 
@@ -43,28 +50,12 @@ PROBE = Wire(target="/predictions/mlp", headers=(("Content-Type", "application/j
 PROBED = b'{"model_name":"mlp","model_version":"1","outputs":{"logits":[[0.5,1.0,-2.0,4.0]]}}'
 
 
-@dataclass
-class Seen:
-    """What a run of one kind was like. Sizes in KiB are the server's resident memory."""
-
-    target: str
-    inputs: int = 0
-    taken: int = 0
-    seconds: float = 0.0
-    slowest_s: float = 0.0
-    slowest_input: str = ""
-    slowest_bytes: int = 0
-    warm_kib: int = 0
-    end_kib: int = 0
-    findings: list[str] = field(default_factory=list)
-
-
 class Broken(Exception):
     """The server did what it must not."""
 
 
 async def ask(port: int, data: bytes, answers: int, wait_s: float) -> list[tuple[int, bytes]]:
-    """The answers to some bytes, on a connection of their own: status and body. Fewer, where it is closed or nothing more comes."""
+    """The answers to some bytes, on a connection of their own: status and body. Fewer, if it is closed or nothing more comes."""
     found: list[tuple[int, bytes]] = []
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
     try:
@@ -126,18 +117,12 @@ def _pool() -> list[bytes]:
 _POOL: list[bytes] = []
 
 
-_CHUNKED = b"1f\r\n" + BODY + b"\r\n0\r\n\r\n"
-
-
 def heads(rng: random.Random) -> tuple[bytes, int]:
     """A head that is not one: lengths, encodings, names, methods and paths that contradict each other or nothing at all."""
-    methods = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "post", "PRI", "A" * 3000, "\x01", "")
-    versions = ("HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/9.9", "http/1.1", "", "HTTP/1.1 x")
-    hosts = ("Host: a\r\nHost: b", "Host: [::1", "Host:", "X: y")
-    method, version, host = _mostly("POST", methods, rng), _mostly("HTTP/1.1", versions, rng), _mostly("Host: a", hosts, rng)
-    path = _path(rng) if rng.random() < 0.3 else rng.choice(("/predictions/mlp", "/v2/models/mlp/infer", "/v2/models", "/openapi.json"))
-    lines = [f"{method} {path} {version}", host]
+    path = _path(rng) if rng.random() < 0.3 else rng.choice(_PATHS)
+    method, version = _mostly("POST", _METHODS, rng), _mostly("HTTP/1.1", _VERSIONS, rng)
     body = rng.choice((BODY, BODY, _CHUNKED, _CHUNKED, b"", _chunks(rng), rng.randbytes(20)))
+    lines = [f"{method} {path} {version}", _mostly("Host: a", _HOSTS, rng)]
     lines.append("Transfer-Encoding: chunked" if body[-1:] == b"\n" else f"Content-Length: {len(body)}")
     if rng.random() < 0.5:
         lines[rng.choice((2, 3)) :] = [_framing(rng) for _ in range(rng.choice((1, 1, 2)))]
@@ -145,8 +130,70 @@ def heads(rng: random.Random) -> tuple[bytes, int]:
     if rng.random() < 0.05:
         lines += [f"x-{number}: {number}" for number in range(rng.choice((90, 128, 1000)))]
     end = _mostly("\r\n\r\n", ("\n\n", "\r\n", "\r\r", "\n\r\n"), rng)
-    data = "\r\n".join(lines).encode("utf-8", "surrogateescape") + end.encode() + body
-    return data, 8
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + end.encode() + body, 8
+
+
+_CHUNKED = b"1f\r\n" + BODY + b"\r\n0\r\n\r\n"
+_PATHS = ("/predictions/mlp", "/v2/models/mlp/infer", "/v2/models", "/openapi.json")
+_METHODS = ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "post", "PRI", "A" * 3000, "\x01", "")
+_VERSIONS = ("HTTP/1.0", "HTTP/0.9", "HTTP/2.0", "HTTP/9.9", "http/1.1", "", "HTTP/1.1 x")
+_HOSTS = ("Host: a\r\nHost: b", "Host: [::1", "Host:", "X: y")
+_PARTS = (*SEGMENTS, "\u20ac", "\udcff", "%E2%82%AC", "%c0%af", "//", "?", "#", "http://a/", "a b", "\\", "<", "docs/assets")
+_LENGTHS = (str(len(BODY)), "0", "5", "999", "131073", "-1", "+5", "5, 5", "5, 6", "0x1f", " ", "1e2", "9" * 30)
+_CODINGS = (
+    "chunked",
+    "chunked",
+    "Chunked",
+    "gzip, chunked",
+    "chunked, chunked",
+    "chunked, gzip",
+    "identity",
+    "x",
+    "",
+    "\x0bchunked",
+)
+_FRAMINGS = (
+    "Content-Length: {length}",
+    "content-length:{length}",
+    "Content-Length : {length}",
+    "Transfer-Encoding: {coding}",
+    "Transfer-Encoding: {coding}\r\nContent-Length: {length}",
+    "Inference-Header-Content-Length: {length}",
+    "Content-Encoding: gzip",
+    "Expect: 100-continue",
+    "Connection: close",
+    "Connection: upgrade",
+    "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    "Connection: upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__",
+)
+_FIELDS = (
+    "accept",
+    "content-type",
+    "x-request-id",
+    "accept-encoding",
+    "range",
+    "origin",
+    "a",
+    "",
+    "a b",
+    "\u20ac",
+    "a\x00b",
+    "(",
+)
+_CHUNK_SIZES = (
+    b"1f",
+    b"1F",
+    b"0",
+    b"ffffffffffffffff",
+    b"ffffffff",
+    b"-1",
+    b"zz",
+    b"",
+    b"1f;" + b"a" * 5000,
+    b"1f ",
+    b"20",
+    b"1",
+)
 
 
 def _mostly(usual: str, others: tuple[str, ...], rng: random.Random) -> str:
@@ -154,35 +201,24 @@ def _mostly(usual: str, others: tuple[str, ...], rng: random.Random) -> str:
 
 
 def _path(rng: random.Random) -> str:
-    pieces = (*SEGMENTS, "\u20ac", "\udcff", "%E2%82%AC", "%c0%af", "//", "?", "#", "http://a/", "a b", "\\", "<", "docs/assets", "swagger-ui.css")
-    path = "/" + "/".join(rng.choice(pieces) for _ in range(rng.choice((1, 2, 3, 4, 6))))
+    path = "/" + "/".join(rng.choice(_PARTS) for _ in range(rng.choice((1, 2, 3, 4, 6))))
     return path + rng.choice(("", "", "?\u20ac", "?\udcfc", f"?{rng.choice(VALUES)}", "a" * 30_000, "?" + "b&" * 5000, "#x"))
 
 
 def _framing(rng: random.Random) -> str:
-    length = rng.choice((str(len(BODY)), str(len(BODY)), "0", "5", "999", "131073", "-1", "+5", "5, 5", "5, 6", "0x1f", " ", "1e2", "9" * 30))
-    coding = rng.choice(("chunked", "chunked", "Chunked", "gzip, chunked", "chunked, chunked", "chunked, gzip", "identity", "x", "", "\x0bchunked"))
-    return rng.choice(
-        (
-            *(f"Content-Length: {length}", f"content-length:{length}", f"Content-Length : {length}", f"Transfer-Encoding: {coding}"),
-            *(f"Transfer-Encoding: {coding}\r\nContent-Length: {length}", "Expect: 100-continue", "Connection: close", "Connection: upgrade"),
-            *("Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",),
-            *("Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__", f"Inference-Header-Content-Length: {length}", "Content-Encoding: gzip"),
-        )
-    )
+    return rng.choice(_FRAMINGS).format(length=rng.choice(_LENGTHS), coding=rng.choice(_CODINGS))
 
 
 def _line(rng: random.Random) -> str:
-    name = rng.choice(("accept", "content-type", "x-request-id", "accept-encoding", "range", "origin", "a", "", "a b", "\u20ac", "a\x00b", "(", "if-none-match"))
     value = rng.choice((*VALUES, "\x00", "\u20ac", "\udcff", "a\r\n b", "bytes=0-0,9-1", "a" * 20_000, "\x7f"))
-    return f"{name}{rng.choice((':', ': ', ' : ', '', ':::'))}{value}"
+    return f"{rng.choice(_FIELDS)}{rng.choice((':', ': ', ' : ', '', ':::'))}{value}"
 
 
 def _chunks(rng: random.Random) -> bytes:
-    sizes = (b"1f", b"1F", b"0", b"ffffffffffffffff", b"ffffffff", b"-1", b"zz", b"", b"1f;" + b"a" * 5000, b"1f ", b"20", b"1")
     found = b""
     for _ in range(rng.choice((1, 1, 2, 5))):
-        found += rng.choice(sizes) + rng.choice((b"\r\n", b"\r\n", b"\n", b"")) + rng.choice((BODY, b"x", b"")) + rng.choice((b"\r\n", b"\r\n", b""))
+        found += rng.choice(_CHUNK_SIZES) + rng.choice((b"\r\n", b"\r\n", b"\n", b""))
+        found += rng.choice((BODY, b"x", b"")) + rng.choice((b"\r\n", b"\r\n", b""))
     return found + rng.choice((b"0\r\n\r\n", b"0\r\na: b\r\n\r\n", b"0\r\n" + b"t: u\r\n" * 2000 + b"\r\n", b"", b"0"))
 
 
@@ -192,7 +228,13 @@ def garbage(rng: random.Random) -> tuple[bytes, int]:
     if choice == 0:
         return rng.randbytes(rng.choice((1, 10, 100, 5000))), 8
     if choice == 1:
-        hello = (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"SSH-2.0-x\r\n", b"*1\r\n$4\r\nPING\r\n", b"\0" * 64)
+        hello = (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"SSH-2.0-x\r\n",
+            b"*1\r\n$4\r\nPING\r\n",
+            b"\0" * 64,
+        )
         return rng.choice(hello) + rng.randbytes(rng.choice((0, 30))), 8
     data = bytearray(rng.choice(_pool()))
     if choice == 2:
@@ -240,46 +282,48 @@ KINDS_OF_HOSTILITY: dict[str, tuple[Make, Check, float, float]] = {
 """Name -> what makes an input and the number of its answers, what must hold of them, how long they may take, its share of all."""
 
 
-async def fuzz(name: str, runs: int, target: Server, folder: Path, seed: int) -> Seen:
-    """Sends so many inputs of one kind, several at a time."""
-    make, check, wait_s, _ = KINDS_OF_HOSTILITY[name]
-    rng, seen, began = random.Random(seed), Seen(name), time.perf_counter()
-    known: set[str] = set()
+class Run:
+    """Sends inputs of one kind to a server, several at a time."""
 
-    async def one() -> None:
-        data, due = make(rng)
-        sent = time.perf_counter()
-        try:
-            answers = await ask(target.port, data, due, wait_s)
-            for status, body in answers:
-                if status >= 500 and status not in {503, 504}:
-                    raise Broken(f"{status} {body[:120]!r}")
-            check(answers, due)
-            seen.taken += any(status < 300 for status, _ in answers)
-        except (Broken, OSError) as error:
-            kind = re.sub(r"id [0-9a-f-]+|\d+", "N", str(error))
-            if kind not in known:
-                known.add(kind)
-                file = folder / f"{name}-broken-{hashlib.sha256(data).hexdigest()[:12]}.http"
-                file.write_bytes(data)
-                seen.findings.append(f"{file.name}: {error!s:.200}")
-        took_s = time.perf_counter() - sent
-        if wait_s == ANSWER_S and took_s > seen.slowest_s:
-            seen.slowest_s, seen.slowest_input, seen.slowest_bytes = took_s, hashlib.sha256(data).hexdigest()[:12], len(data)
-        seen.inputs += 1
+    def __init__(self, name: str, target: Server, folder: Path, seed: int) -> None:
+        self.seen = Seen(name)
+        self._make, self._check, self._wait_s, _ = KINDS_OF_HOSTILITY[name]
+        self._target = target
+        self._folder = folder
+        self._rng = random.Random(seed)
 
-    async def client(count: int) -> None:
+    async def send(self, count: int) -> None:
+        """So many inputs, one after another."""
         for _ in range(count):
-            await one()
+            data, due = self._make(self._rng)
+            began = time.perf_counter()
+            try:
+                await self._ask(data, due)
+            except (Broken, OSError) as error:
+                self.seen.broke(data, error, re.sub(r"id [0-9a-f-]+|\d+", "N", str(error)), self._folder)
+            took_s = time.perf_counter() - began
+            self.seen.took(data, took_s if self._wait_s == ANSWER_S else 0.0, self._folder)
 
+    async def _ask(self, data: bytes, due: int) -> None:
+        answers = await ask(self._target.port, data, due, self._wait_s)
+        failed = next((answer for answer in answers if answer[0] >= 500 and answer[0] not in {503, 504}), None)
+        if failed is not None:
+            raise Broken(f"{failed[0]} {failed[1][:120]!r}")
+        self._check(answers, due)
+        self.seen.taken += any(status < 300 for status, _ in answers)
+
+
+async def fuzz(name: str, runs: int, target: Server, folder: Path, seed: int) -> Seen:
+    """Sends so many inputs of one kind; after each few hundred a good request must get its good answer. Raises Broken."""
+    run, began = Run(name, target, folder, seed), time.perf_counter()
+    seen = run.seen
     while seen.inputs < runs:
-        await asyncio.gather(*(client(-(-min(ROUND, runs - seen.inputs) // CLIENTS)) for _ in range(CLIENTS)))
+        each = -(-min(ROUND, runs - seen.inputs) // CLIENTS)
+        await asyncio.gather(*(run.send(each) for _ in range(CLIENTS)))
         await probe(target, ANSWER_S)
         if not seen.warm_kib and seen.inputs >= runs * WARM:
             seen.warm_kib = target.resident_kib()
-    seen.seconds, seen.end_kib = time.perf_counter() - began, target.resident_kib()
-    if seen.end_kib - seen.warm_kib > MOST_GROWTH_KIB:
-        seen.findings.append(f"memory grew by {(seen.end_kib - seen.warm_kib) >> 10} MiB")
+    seen.end(folder, time.perf_counter() - began, target.resident_kib(), MOST_GROWTH_KIB)
     return seen
 
 
@@ -290,14 +334,14 @@ async def probe(target: Server, wait_s: float) -> None:
         raise Broken(f"a good request got {answers}")
 
 
-async def hold_slowly(target: Server) -> Seen:
+async def hold_slowly(target: Server, folder: Path) -> Seen:
     """More connections than are let in, each sending a byte now and then: others are answered as soon as these are cut off."""
     seen, began = Seen("http-slow"), time.perf_counter()
     seen.warm_kib = target.resident_kib()
     held = []
     for number in range(MOST_CONNECTIONS + MOST_CONNECTIONS // 2):
         connection = socket.create_connection(("127.0.0.1", target.port))
-        connection.setblocking(False)
+        connection.settimeout(0)
         start = (b"P", PROBE[:40], PROBE[: -len(BODY)], PROBE[:-1], b"")[number % 5]
         connection.send(start)
         held.append(connection)
@@ -316,8 +360,7 @@ async def hold_slowly(target: Server) -> Seen:
         for connection in held:
             connection.close()
     await probe(target, ANSWER_S)
-    seen.seconds, seen.end_kib = time.perf_counter() - began, target.resident_kib()
-    seen.slowest_s = seen.seconds
+    seen.end(folder, time.perf_counter() - began, target.resident_kib(), MOST_GROWTH_KIB)
     return seen
 
 
@@ -327,13 +370,16 @@ def main(runs: int, folder: Path, seed: int) -> None:
     log = folder / "http-server.log"
     with server(make_repository(folder), log, *FLAGS) as target:
         for number, (name, (*_, share)) in enumerate(KINDS_OF_HOSTILITY.items()):
-            seen = asyncio.run(fuzz(name, max(1, int(runs * share)), target, folder, seed + number))
-            (folder / f"{name}.json").write_text(json.dumps(asdict(seen), indent=1))
-            print(f"{name}: {seen.inputs} inputs, {seen.seconds:.0f} s, {seen.findings or 'nothing found'}", flush=True)
-        seen = asyncio.run(hold_slowly(target))
+            tell(asyncio.run(fuzz(name, max(1, int(runs * share)), target, folder, seed + number)))
+        seen = asyncio.run(hold_slowly(target, folder))
         seen.findings += [line[:300] for line in log.read_text().splitlines() if '"level":"ERROR"' in line][:5]
-        (folder / "http-slow.json").write_text(json.dumps(asdict(seen), indent=1))
-        print(f"http-slow: {seen.inputs} inputs, {seen.seconds:.0f} s, {seen.findings or 'nothing found'}", flush=True)
+        seen.write(folder)
+        tell(seen)
+
+
+def tell(seen: Seen) -> None:
+    """One line for who waits."""
+    print(f"{seen.target}: {seen.inputs} inputs, {seen.seconds:.0f} s, {seen.findings or 'nothing found'}", flush=True)
 
 
 if __name__ == "__main__":

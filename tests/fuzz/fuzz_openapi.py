@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.fuzz_http import FLAGS, Seen
+from tests.fuzz.fuzz_http import FLAGS, MOST_GROWTH_KIB, tell
 from tests.fuzz.models import MODELS, make_repository
+from tests.fuzz.seen import Seen
 from tests.fuzz.server import server
 
 CHECKS = (
@@ -69,15 +69,15 @@ def main(runs: int, folder: Path) -> None:
         command += ["--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off", "--seed", "1"]
         seen.warm_kib = target.resident_kib()
         done = subprocess.run(command, capture_output=True, text=True, timeout=MOST_MINUTES * 60, check=False, cwd=folder)
-        seen.end_kib = target.resident_kib()
+        end_kib = target.resident_kib()
     (folder / "openapi.txt").write_text(done.stdout + done.stderr)
     found = re.search(r"^\s*(\d+) generated", done.stdout, re.MULTILINE)
-    seen.inputs, seen.seconds = int(found[1]) if found else 0, time.perf_counter() - began
+    seen.inputs = int(found[1]) if found else 0
     if done.returncode:
         titles = re.findall(r"^- (?:ST\d+ )?(.*)$", done.stdout, re.MULTILINE)
         seen.findings += [f"see openapi.txt: {title}" for title in dict.fromkeys(titles)] or ["see openapi.txt"]
-    (folder / "openapi.json").write_text(json.dumps(asdict(seen), indent=1))
-    print(f"openapi: {seen.inputs} inputs, {seen.seconds:.0f} s, {seen.findings or 'nothing found'}", flush=True)
+    seen.end(folder, time.perf_counter() - began, end_kib, MOST_GROWTH_KIB)
+    tell(seen)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from artifact import golden, manifest
 from artifact.engines import MODEL_FILES, load_engine
@@ -107,7 +107,9 @@ def write_artifact(directory: Path, model: Model) -> None:
     reference = {name: array.astype(np.float64) for name, array in answers["onnx"].items()}
     evidence = {
         manifest.GOLDEN: golden.encode([GoldenCase("00-made", inputs, answers, reference)]),
-        manifest.PARITY: canonical_json({"engines": {"onnx": {"outputs": {spec.name: {"budget": 1e-6} for spec in signature.outputs}}}}),
+        manifest.PARITY: canonical_json(
+            {"engines": {"onnx": {"outputs": {spec.name: {"budget": 1e-6} for spec in signature.outputs}}}}
+        ),
     }
     files = {MODEL_FILES["onnx"]: data}
     made = Manifest(
@@ -143,15 +145,10 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Gener
 
 
 def _graph(model: Model) -> ModelProto:
-    """`Identity` first, so that no output's node is fed by the input's own memory."""
-
-    def info(spec: TensorSpec) -> object:
+    def info(spec: TensorSpec) -> ValueInfoProto:
         return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], list(spec.shape))
 
-    nodes = []
-    for spec in model.signature.outputs:
-        nodes.append(helper.make_node("Cast", [model.casts[spec.name]], [spec.name], to=_TYPES[spec.dtype]))
-    graph = helper.make_graph(
-        nodes, "fuzz", [info(spec) for spec in model.signature.inputs], [info(spec) for spec in model.signature.outputs]
-    )
+    outputs = model.signature.outputs
+    nodes = [helper.make_node("Cast", [model.casts[spec.name]], [spec.name], to=_TYPES[spec.dtype]) for spec in outputs]
+    graph = helper.make_graph(nodes, "fuzz", [info(spec) for spec in model.signature.inputs], [info(spec) for spec in outputs])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

@@ -30,49 +30,53 @@ class Text(str):
     __slots__ = ()
 
 
-SCALARS: tuple[Text, ...] = tuple(
-    map(
-        Text,
-        (
-            *("0", "1", "-1", "2", "-0", "0.0", "-0.0", "0.5", "1.0", "1e0", "5", "99", "100", "127", "128", "-129", "255", "256"),
-            *("32768", "65504", "65520", "2147483648", "-2147483649", "9007199254740993", "9223372036854775807"),
-            *("9223372036854775808", "-9223372036854775808", "-9223372036854775809", "18446744073709551615", "18446744073709551616"),
-            *("1e39", "-1e39", "3.4028235677973366e38", "3.4028234663852886e+38", "1e308", "1.8e308", "1e400", "-1e400", "1e-400"),
-            *("5e-324", "1e-45", "0.1", "0.30000000000000004", "4.000000000000001", "4.0000001", "-4.0000003", "1E5", "1e+2"),
-            *("1" + "0" * 30, "1" + "0" * 400, "0." + "3" * 60, "01", "1.", ".5", "+1", "0x1", "1_0", "NaN", "Infinity", "-Infinity"),
-            *("true", "false", "null", '""', '"x"', '"1"', '"\\u0000"', '"\\ud800"', '"\\ud83d\\ude00"', '"\u00fc"', '"[["', '"\\\\"'),
-            *("[]", "{}", "[[]]", "[{}]", "[1,[2]]", "[null]", '{"a":1}', "[" * 70 + "]" * 70, '{"a":' * 66 + "1" + "}" * 66),
-        ),
-    )
-)
-NAMES = (
-    *("inputs", "outputs", "name", "shape", "datatype", "data", "parameters", "id", "binary_data_size", "binary_data"),
-    *("classification", "binary_data_output", "priority", "timeout", "shared_memory_region", "version", "config", "ready"),
-    *("unload_dependents", "file:x", "max_batch_size", "instance_group", "count", "x", "", "\ud800", "\u00fc"),
-)
-DATATYPES = (
-    *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16", "BYTES"),
-    *("fp32", "FP8", "", "FP32 "),
-)
-NUMBERS = ("0", "1", "-1", "00", "+1", "1.5", "1e3", "99999999999999999999", "9" * 5000, "\u0661", "0x10", "", " ", "1 ", "1,2")
-VALUES = (
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+NUMBERS_IN_JSON = _words("""
+0 1 -1 2 -0 0.0 -0.0 0.5 1.0 1e0 5 99 100 127 128 -129 255 256 32768 65504 65520 2147483648 -2147483649 9007199254740993
+9223372036854775807 9223372036854775808 -9223372036854775808 -9223372036854775809 18446744073709551615 18446744073709551616
+1e39 -1e39 3.4028235677973366e38 3.4028234663852886e+38 1e308 1.8e308 1e400 -1e400 1e-400 5e-324 1e-45 0.1 0.30000000000000004
+4.000000000000001 4.0000001 -4.0000003 1E5 1e+2 01 1. .5 +1 0x1 1_0 NaN Infinity -Infinity
+""")
+OTHERS_IN_JSON = _words(r"""
+true false null "" "x" "1" "\u0000" "\ud800" "\ud83d\ude00" "ü" "[[" "\\" [] {} [[]] [{}] [1,[2]] [null] {"a":1}
+""")
+LONG_IN_JSON = ["1" + "0" * 30, "1" + "0" * 400, "0." + "3" * 60, "[" * 70 + "]" * 70, '{"a":' * 66 + "1" + "}" * 66]
+SCALARS = [Text(text) for text in (*NUMBERS_IN_JSON, *OTHERS_IN_JSON, *LONG_IN_JSON)]
+"""JSON values as they are written; some are none."""
+
+NAMES = [
+    *_words("inputs outputs name shape datatype data parameters id binary_data_size binary_data classification x ü count file:x"),
+    *_words("binary_data_output priority timeout shared_memory_region version config ready unload_dependents max_batch_size"),
+    *("instance_group", "", "\ud800"),
+]
+DATATYPES = _words("BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BF16 BYTES fp32 FP8")
+WORDS = [*DATATYPES, *NAMES, "FP32 ", *(spec.name for model in MODELS.values() for spec in model.signature.inputs)]
+NUMBERS = ["0", "1", "-1", "00", "+1", "1.5", "1e3", "9" * 20, "9" * 5000, "\u0661", "0x10", "", " ", "1 ", "1,2"]
+VALUES = [
     *NUMBERS,
-    *("*/*", "*", "*/*;q=0", "application/json;q=nan", "application/json;q=-1", "application/json;q=1.0001", ";q=1", ",,,", "a" * 5000),
-    *("text/html", "application/*", f"{JSON};charset=utf-16", "multipart/form-data", "APPLICATION/X-NPY", "application/x-npy; q", ";"),
-    *("gzip", "deflate", "gzip, gzip", "gzip,gzip,gzip", "br", "identity", "GZIP", "x-gzip", "gzip;q=1", "\xfc", "\x7f", "a\tb", '"'),
-    *("0.0001", "100", "0.000000001", "999999999999999", "http://localhost", "http://[::1", "null", "https://example.com", "%00"),
+    *_words(
+        "*/* * */*;q=0 application/json;q=nan application/json;q=-1 application/json;q=1.0001 ;q=1 ,,, text/html application/*"
+    ),
+    *_words(f"{JSON};charset=utf-16 multipart/form-data APPLICATION/X-NPY ; br identity gzip GZIP x-gzip gzip;q=1 deflate"),
+    *_words("0.0001 100 0.000000001 999999999999999 http://localhost http://[::1 null https://example.com %00"),
+    *("gzip, gzip", "gzip,gzip,gzip", "application/x-npy; q", "\xfc", "\x7f", "a\tb", '"', "a" * 5000),
     ",".join(f"a{number}" for number in range(300)),
-)
-HEADERS = (
-    *("Content-Type", "Accept", "Accept-Encoding", "Content-Encoding", LENGTH, "X-Timeout-Ms", "X-Request-Id", "Origin"),
-    *("Transfer-Encoding", "Expect", "Connection", "Upgrade", "Cookie"),
-)
-SEGMENTS = (
-    *("v2", "models", "infer", "versions", "predictions", "repository", "load", "unload", "labels", "ready", "stats", "config", "index"),
-    *("1", "0", "-1", "01", "9" * 40, "\u0661", "latest", "default", "stable", "..", ".", "", "%00", "%2e%2e", "%2F", "%ff%fe"),
-    *("%F0%9F%98%80", "%", "%zz", "a" * 3000, "con", "*", "~", ";", "@", "$x"),
+]
+"""Values of headers."""
+HEADERS = [
+    *_words(f"Content-Type Accept Accept-Encoding Content-Encoding {LENGTH} X-Timeout-Ms X-Request-Id Origin Transfer-Encoding"),
+    *("Expect", "Connection", "Upgrade", "Cookie"),
+]
+SEGMENTS = [
+    *_words("v2 models infer versions predictions repository load unload labels ready stats config index latest default stable"),
+    *_words("1 0 -1 01 .. . %00 %2e%2e %2F %ff%fe %F0%9F%98%80 % %zz con * ~ ; @ $x"),
+    *("", "\u0661", "9" * 40, "a" * 3000),
     *map(quote, MODELS),
-)
+]
+"""Parts of a path."""
 
 
 def mutated(data: bytes, seed: int) -> bytes:
@@ -92,30 +96,29 @@ def _valid(seed: int) -> list[Wire]:
 
 
 def _change(wire: Wire, rng: random.Random) -> Wire:
-    length = wire.header(LENGTH.lower())
-    content_type = wire.header("content-type") or ""
     if rng.random() < 0.15:
         return rng.choice(_OF_HEADERS)(wire, rng)
     if rng.random() < 0.05:
         return _other_target(wire, rng)
-    if rng.random() < 0.02:
-        return replace(wire, body=_swollen(wire.body, rng))
+    length = wire.header(LENGTH.lower())
     if length is not None and length.isdecimal() and len(length) < 10 and int(length):
         return _framed(wire, int(length), rng)
-    if "npy" in content_type:
-        return replace(wire, body=_npy(wire.body, rng))
-    if wire.body[:1] in {b"{", b"["} and rng.random() < 0.9:
-        return replace(wire, body=_json(wire.body, rng))
-    return replace(wire, body=_bytes(wire.body, rng))
+    return replace(wire, body=_of_body(wire)(wire.body, rng))
+
+
+def _of_body(wire: Wire) -> Callable[[bytes, random.Random], bytes]:
+    if "npy" in (wire.header("content-type") or ""):
+        return _npy
+    return _json if wire.body[:1] in {b"{", b"["} else _bytes
 
 
 def _json(body: bytes, rng: random.Random) -> bytes:
     try:
         document = json.loads(body, object_pairs_hook=Pairs)
+        _change_node(document, rng)
+        text = _written(document, rng.choice((",", ", ", " ,\n\t"))).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError):
         return _bytes(body, rng)
-    _change_node(document, rng)
-    text = _written(document, rng.choice((",", ", ", " ,\n\t"))).encode("utf-8", "surrogatepass")
     return _bytes(text, rng) if rng.random() < 0.1 else text[:MOST_BYTES]
 
 
@@ -136,42 +139,61 @@ def _change_node(document: Any, rng: random.Random) -> None:
 
 
 def _replace(owner: list, key: int, child: Any, rng: random.Random) -> None:
-    choice = rng.randrange(20)
-    if choice > 12 and type(child) in {int, float, bool}:  # what is likely to be taken
-        _set(owner, key, _alike(child, rng))
-    elif choice == 0:
-        del owner[key]
-    elif choice == 1:
-        owner.insert(rng.randrange(len(owner) + 1), owner[key])
-    elif choice == 2:
-        _set(owner, key, [child])
-    elif choice == 3 and isinstance(child, list) and child:
-        _set(owner, key, [one for part in child for one in part] if all(type(part) is list for part in child) else child[:-1])
-    elif choice == 4 and isinstance(owner, Pairs):
-        owner[key] = (rng.choice(NAMES), child)
-    elif choice == 5:
-        _insert(owner, rng)
-    elif choice == 6 and type(child) is int:
-        _set(owner, key, child + rng.choice((-1, 1, 2, 256, 2**31, 2**32, 2**63)))
-    elif choice == 7 and type(child) is float:
-        _set(owner, key, Text(f"{child!r}{rng.choice(('0', 'e0', 'e1', '1', 'e38'))}"))
-    elif choice == 8 and isinstance(child, str):
-        _set(owner, key, rng.choice((*DATATYPES, *NAMES, *(spec.name for model in MODELS.values() for spec in model.signature.inputs))))
-    elif choice == 9 and isinstance(child, str) and child[:1] == "{":  # JSON in a string, as the repository API has it
-        _set(owner, key, _json(child.encode("utf-8", "replace"), rng).decode("utf-8", "replace"))
-    elif choice == 10 and isinstance(owner, Pairs) and owner[key][0] == "config":
+    """Changes one child of a list or object: by its kind, or whatever it is."""
+    if rng.random() < 0.4 and (changed := _changed(child, rng)) is not None:
+        _set(owner, key, changed)
+    elif rng.random() < 0.5:
+        _set(owner, key, rng.choice(SCALARS))
+    else:
+        rng.choice((_remove, _repeat, _wrap, _rename, _other_config, lambda owner, _, rng: _insert(owner, rng)))(owner, key, rng)
+
+
+def _changed(child: Any, rng: random.Random) -> Any:
+    """Another value of the same kind, which has good chances; None where there is none."""
+    match child:
+        case bool():
+            changed = not child
+        case int():
+            near = child + rng.choice((-1, 1, 256, 2**31, 2**32, 2**63))
+            changed = rng.choice((rng.randint(-5, 100), rng.randint(-5, 100), 0, 1, near))
+        case float():
+            text = Text(f"{child!r}{rng.choice(('0', 'e0', 'e1', '1', 'e38'))}")
+            changed = rng.choice((rng.uniform(-4, 4), rng.uniform(-1e3, 1e3), text))
+        case str() if child[:1] == "{":  # JSON in a string, as the repository API has it
+            changed = _json(child.encode("utf-8", "replace"), rng).decode("utf-8", "replace")
+        case str():
+            changed = rng.choice(WORDS)
+        case [*_] if child and all(type(part) is list for part in child):
+            changed = [one for part in child for one in part]
+        case [_, *_]:
+            changed = child[:-1]
+        case _:
+            changed = None
+    return changed
+
+
+def _remove(owner: list, key: int, rng: random.Random) -> None:
+    del rng, owner[key]
+
+
+def _repeat(owner: list, key: int, rng: random.Random) -> None:
+    owner.insert(rng.randrange(len(owner) + 1), owner[key])
+
+
+def _wrap(owner: list, key: int, rng: random.Random) -> None:
+    del rng
+    _set(owner, key, [_get(owner, key)])
+
+
+def _rename(owner: list, key: int, rng: random.Random) -> None:
+    if isinstance(owner, Pairs):
+        owner[key] = (rng.choice(NAMES), owner[key][1])
+
+
+def _other_config(owner: list, key: int, rng: random.Random) -> None:
+    if isinstance(owner, Pairs) and owner[key][0] == "config":
         name = rng.choice(tuple(CONFIG))
         _set(owner, key, json.dumps({name: CONFIG[name]}))
-    else:
-        _set(owner, key, rng.choice(SCALARS))
-
-
-def _alike(value: float | bool, rng: random.Random) -> float | bool:
-    if type(value) is bool:
-        return not value
-    if type(value) is int:
-        return rng.choice((rng.randint(-5, 100), 0, 1))
-    return rng.choice((rng.uniform(-4, 4), rng.uniform(-1e3, 1e3)))
 
 
 def _insert(owner: list, rng: random.Random) -> None:
@@ -229,10 +251,19 @@ def _npy(body: bytes, rng: random.Random) -> bytes:
     version, text = body[6:8], body[begin:end]
     old, new = rng.choice(
         (
-            (rb"'[<>|=]\w+'", rng.choice((b"'<f4'", b"'>f2'", b"'|O'", b"'<U4'", b"'f4'", b"'=i8'", b"'|b1'", b"'<c8'", b"'|V4'", b"[]"))),
+            (
+                rb"'[<>|=]\w+'",
+                rng.choice((b"'<f4'", b"'>f2'", b"'|O'", b"'<U4'", b"'f4'", b"'=i8'", b"'|b1'", b"'<c8'", b"'|V4'", b"[]")),
+            ),
             (rb"True|False", rng.choice((b"True", b"False", b"1", b"None"))),
-            (rb"\([^)]*\)", rng.choice((b"()", b"(1,)", b"(1)", b"(,)", b"(-1,)", b"(1,,2)", b"(01,)", b"(1,4,)", b"[1, 4]", b"(9" * 9))),
-            (rb"\d+(?=[,)])", rng.choice((b"0", b"1", b"2", b"-1", b"4294967296", b"18446744073709551616", b"1e1", b"0x1", b"1L"))),
+            (
+                rb"\([^)]*\)",
+                rng.choice((b"()", b"(1,)", b"(1)", b"(,)", b"(-1,)", b"(1,,2)", b"(01,)", b"(1,4,)", b"[1, 4]", b"(9" * 9)),
+            ),
+            (
+                rb"\d+(?=[,)])",
+                rng.choice((b"0", b"1", b"2", b"-1", b"4294967296", b"18446744073709551616", b"1e1", b"0x1", b"1L")),
+            ),
             (rb"'(\w+)':", rng.choice((rb'"\1":', rb"'x':", rb"'\1' :", rb"b'\1':", b""))),
             (rb", ", rng.choice((b",", b" ", b",,", b", 'descr': '<f8', ", b"\n,\t"))),
             (rb"}", rng.choice((b"", b"},", b"} #", b", }", b",,}", b"}\0"))),
@@ -251,7 +282,9 @@ def _npy(body: bytes, rng: random.Random) -> bytes:
 
 
 def _bytes(body: bytes, rng: random.Random) -> bytes:
-    """Bytes changed, lost, or added."""
+    """Bytes changed, lost, or added: a few, or many."""
+    if rng.random() < 0.05:
+        return _swollen(body, rng)
     at, size = rng.randrange(len(body) + 1), rng.choice((1, 1, 2, 4, 8, 64))
     piece = rng.choice((b"", b"\0", b"\xff" * size, rng.randbytes(size), body[at : at + size] * 2, b"[" * size, b"\xef\xbb\xbf"))
     return (body[:at] + piece + body[at + rng.choice((0, len(piece), size)) :])[:MOST_BYTES]
@@ -260,7 +293,22 @@ def _bytes(body: bytes, rng: random.Random) -> bytes:
 def _swollen(body: bytes, rng: random.Random) -> bytes:
     """A piece of the body, or one that is dear to read, again and again."""
     at, size = rng.randrange(len(body) + 1), rng.choice((1, 2, 8, 40, 200))
-    pieces = (b"[", b"[]", b"[],", b'{"":', b'\\"', b"\\\\", b'"', b",", b"1,", b"0.1e-300,", b" ", b"(1,", b'{"name":"x"},', b"\xff")
+    pieces = (
+        b"[",
+        b"[]",
+        b"[],",
+        b'{"":',
+        b'\\"',
+        b"\\\\",
+        b'"',
+        b",",
+        b"1,",
+        b"0.1e-300,",
+        b" ",
+        b"(1,",
+        b'{"name":"x"},',
+        b"\xff",
+    )
     piece = rng.choice((body[at : at + size], body[at : at + size], *pieces))
     times = rng.choice((10, 100, 1000, 10_000)) // (len(piece) + 1) + 1
     return (body[:at] + piece * times + body[at:])[:MOST_BYTES]

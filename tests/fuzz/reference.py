@@ -1,4 +1,4 @@
-"""What a request says, worked out a second time: slowly, with Python's own JSON and NumPy, and with nothing of `serving.protocols`.
+"""What a request says, worked out a second time: slowly, by Python's own JSON and NumPy, and by nothing of `serving.protocols`.
 
 The decoders must take exactly what this takes, and give the same arrays, bit for bit.
 """
@@ -26,7 +26,7 @@ WIRE = {
     **{f"{sign.upper()}{bits}": f"{sign}{bits}" for sign in ("int", "uint") for bits in (8, 16, 32, 64)},
 }
 WIDER = {("FP16", "float32"), ("FP16", "float64"), ("BF16", "float32"), ("BF16", "float64")}
-MOST_BYTES_OF_A_SIZE = 19
+MOST_DIGITS_OF_A_SIZE = 19
 
 
 class Refused(Exception):
@@ -59,7 +59,7 @@ def read_oip(model: Model, request: Request) -> Arrays:
     if length is None:
         document, data = _document(body, model), b""
     else:
-        require(re.fullmatch("[0-9]{1,%d}" % MOST_BYTES_OF_A_SIZE, length), "no length")
+        require(re.fullmatch(f"[0-9]{{1,{MOST_DIGITS_OF_A_SIZE}}}", length), "no length")
         require(int(length) <= len(body), "a length beyond the body")
         if int(length) == 0:
             return _checked(model, _one_tensor(model, body, rows=1))
@@ -99,9 +99,8 @@ def read_predictions(model: Model, request: Request) -> Arrays:
 
 
 def _nested_inputs(model: Model, body: bytes) -> Arrays:
-    inputs = _document(body, model).get("inputs")
-    if isinstance(inputs, list) and len(model.inputs) == 1:
-        inputs = dict.fromkeys(model.inputs, inputs)
+    stated = _document(body, model).get("inputs")
+    inputs: Any = dict.fromkeys(model.inputs, stated) if isinstance(stated, list) and len(model.inputs) == 1 else stated
     require(isinstance(inputs, dict), "no inputs")
     require(len(inputs) <= model.limits.max_tensors, "too many tensors")
     require(inputs.keys() == model.inputs.keys(), "other inputs")
@@ -139,7 +138,8 @@ def _npy(model: Model, body: bytes) -> Arrays:
         raise Refused(f"NumPy: {cause}") from cause
     dtype = found.newbyteorder("=")
     require(dtype.name in DTYPES or dtype.name in WIRE.values(), "no numbers")
-    require(dtype.name == spec.dtype or (f"FP{dtype.itemsize * 8}", spec.dtype) in WIDER and dtype.kind == "f", "another dtype")
+    is_wider = dtype.kind == "f" and (f"FP{dtype.itemsize * 8}", spec.dtype) in WIDER
+    require(dtype.name == spec.dtype or is_wider, "another dtype")
     if dtype.kind == "b":
         require(array.view(np.uint8).max(initial=0) <= 1, "no booleans")
     return {spec.name: np.ascontiguousarray(array.astype(spec.dtype)).reshape(array.shape)}
@@ -171,7 +171,9 @@ def _document(body: bytes, model: Model) -> dict[str, Any]:
     """A JSON object, by Python's own parser, where it is as strict as RFC 8259 lets one be."""
     require(_depth(body) <= model.limits.max_json_depth, "too deep")
     try:
-        value = json.loads(body.removeprefix(codecs.BOM_UTF8).decode("utf-8"), parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+        value = json.loads(
+            body.removeprefix(codecs.BOM_UTF8).decode("utf-8"), parse_constant=_refused, parse_float=_finite, parse_int=_whole
+        )
     except (ValueError, RecursionError) as cause:
         raise Refused(f"JSON: {cause}") from cause
     require(isinstance(value, dict), "no object")
@@ -295,7 +297,9 @@ def _array(values: list[Any], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         limits = np.iinfo(dtype)
         require(all(limits.min <= value <= limits.max for value in values), "integers out of range")
     with np.errstate(over="ignore"):
-        array = np.array([np.dtype(dtype).type(value) for value in map(_as_float if np.dtype(dtype).kind == "f" else _same, values)], dtype)
+        array = np.array(
+            [np.dtype(dtype).type(value) for value in map(_as_float if np.dtype(dtype).kind == "f" else _same, values)], dtype
+        )
     require(dtype == "bool" or np.isfinite(array).all(), "floats out of range")
     return array.reshape(shape)
 
@@ -337,4 +341,3 @@ def _nearest(bound: float, dtype: str) -> float:
         return bound
     limits = np.finfo(dtype)
     return float(np.dtype(dtype).type(min(max(bound, float(limits.min)), float(limits.max))))
-

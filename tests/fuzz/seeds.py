@@ -46,7 +46,9 @@ def oip_json(seed: int = 0) -> Iterator[Wire]:
         yield _infer(name, {"inputs": tensors})
         tensors = [_stated(spec_name, array) | {"data": array.tolist()} for spec_name, array in arrays.items()]
         yield _infer(name, {"id": "seven", "inputs": tensors, **_terms(signature, binary=True)})
-        yield _infer(name, {"inputs": tensors, **_terms(signature, binary=False), "parameters": {"priority": 1, "timeout": 9_000_000}})
+        yield _infer(
+            name, {"inputs": tensors, **_terms(signature, binary=False), "parameters": {"priority": 1, "timeout": 9_000_000}}
+        )
 
 
 def oip_binary(seed: int = 0) -> Iterator[Wire]:
@@ -122,7 +124,9 @@ def accepted(seed: int = 0) -> Iterator[Wire]:
     for wire in (*predictions_raw(seed), *list(predictions_json(seed))[:4]):
         for accept in ACCEPTS:
             for encoding in ACCEPTED_ENCODINGS:
-                yield Wire(wire.method, wire.target, (*wire.headers, ("Accept", accept), ("Accept-Encoding", encoding)), wire.body)
+                yield Wire(
+                    wire.method, wire.target, (*wire.headers, ("Accept", accept), ("Accept-Encoding", encoding)), wire.body
+                )
 
 
 def management(_: int = 0) -> Iterator[Wire]:
@@ -195,7 +199,10 @@ def _stated(name: str, array: np.ndarray) -> dict[str, Any]:
 def _terms(signature: Signature, *, binary: bool) -> dict[str, Any]:
     return {
         "outputs": [
-            {"name": spec.name, "parameters": {"binary_data": binary, **({"classification": 2} if spec.shape and not binary else {})}}
+            {
+                "name": spec.name,
+                "parameters": {"binary_data": binary, **({"classification": 2} if spec.shape and not binary else {})},
+            }
             for spec in signature.outputs
         ]
     }

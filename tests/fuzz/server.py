@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from resource import getpagesize
+
+from tests.fuzz.seen import resident_kib
 
 PROJECT = Path(__file__).parents[2]
 START_DEADLINE_S = 30
@@ -31,8 +32,7 @@ class Server:
 
     def resident_kib(self) -> int:
         """Its memory, as it is now."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * getpagesize() // 1024
+        return resident_kib(self.process.pid)
 
     def connect(self, timeout_s: float = 10) -> socket.socket:
         """A new connection to it."""

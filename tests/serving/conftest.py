@@ -235,5 +235,7 @@ def repository(make_repository, artifacts):
 @pytest.fixture(scope="session")
 def server(start_server, repository):
     """One server for all tests that only ask."""
-    with start_server(repository, "--max-body-bytes", "100000", "--max-queue-rows", "128", "--access-log", *IN_A_THREAD) as running:
+    with start_server(
+        repository, "--max-body-bytes", "100000", "--max-queue-rows", "128", "--access-log", *IN_A_THREAD
+    ) as running:
         yield running

@@ -354,27 +354,24 @@ def test_instances_run_side_by_side():
 
 
 def test_the_only_request_runs_at_once():
-    """A request that is alone is answered before `put` returns; after a joined call, others are waited for during a turn."""
+    """A request that is alone is answered at once, but not after a joined call, for then others are about to come."""
 
     async def scenario():
         batcher = make_batcher()
-        only = job(3)
-        batcher.put(only, alone=True)
-        assert answer(only) == [0, 2, 4]
-        large = job(20)
-        batcher.put(large, alone=True)
-        assert not large.future.done()
-        await large.future
+        outputs, began, ended = batcher.run_alone(job(3).inputs, 3)
+        assert outputs["y"].tolist() == [0, 2, 4]
+        assert began <= ended
+        assert batcher._metrics.calls == [(3, ended - began)]
+        assert batcher.run_alone(job(20).inputs, 20) is None
         for one in (job(), job()):
             batcher.put(one)
+        assert batcher.run_alone(job().inputs, 1) is None, "others wait"
         await turns()
-        next_one = job()
-        batcher.put(next_one, alone=True)
-        assert not next_one.future.done()
-        assert (await next_one.future)["y"] == [0]
-        last = job()
-        batcher.put(last, alone=True)
-        assert last.future.done()
+        assert batcher.run_alone(job().inputs, 1) is None, "others are about to come"
+        batcher.put(job())
+        await turns()
+        assert batcher.run_alone(job().inputs, 1) is not None
+        assert make_batcher(Held()).run_alone(job().inputs, 1) is None
 
     run(scenario())
 
@@ -417,12 +414,13 @@ def test_a_long_call_is_the_last_on_the_loop():
 
         engine = on_the_loop()
         engine._engine = Slow()
-        batcher = Batcher(OnLoop(engine, lambda: 0, lambda: held), BatchLimits(8, 100, 8), Counted(), loop.time)
-        first, second = job(), job(first=1)
-        batcher.put(first, alone=True)
-        assert answer(first) == [0]
+        batcher: Any = Batcher(OnLoop(engine, lambda: 0, lambda: held), BatchLimits(8, 100, 8), Counted(), loop.time)
+        second = job(first=1)
+        outputs, _, _ = batcher.run_alone(job().inputs, 1)
+        assert outputs["y"].tolist() == [0]
         assert not batcher.on_loop
-        batcher.put(second, alone=True)
+        assert batcher.run_alone(second.inputs, 1) is None
+        batcher.put(second)
         await turns()
         held.finish()
         assert answer(second) == [2]

@@ -128,9 +128,9 @@ def test_hostile_bytes_to_a_server(server, tmp_path, kind):
     assert (seen.inputs >= 600, seen.findings) == (True, [])
 
 
-def test_slow_connections(server):
+def test_slow_connections(server, tmp_path):
     """More connections than are let in, none of which sends a whole request, keep nobody out for long."""
-    seen = asyncio.run(fuzz_http.hold_slowly(fuzz_http.Server(server.process, server.port, server.log)))
+    seen = asyncio.run(fuzz_http.hold_slowly(fuzz_http.Server(server.process, server.port, server.log), tmp_path))
 
     assert seen.findings == []
 

@@ -87,6 +87,19 @@ def test_a_call_that_fails_is_made_again_request_by_request():
     assert engine.given == [4, 1, 1, 2]
 
 
+def test_one_request_alone():
+    """`run_one` answers as `run` does, padded or not, and raises what `run` would give."""
+    assert joined(Summing()).run_one(rows(1, 2), 2)["y"].tolist() == [2, 3]
+    assert joined(Summing(), lambda _: 8).run_one(rows(1, 2), 2)["y"].tolist() == [2, 3]
+    for padded in (lambda count: count, lambda _: 8):
+        with pytest.raises(InvalidInput, match=r"holds 101\.0"):
+            joined(Summing(), padded).run_one(rows(101), 1)
+        with pytest.raises(EngineFailed, match="met 13"):
+            joined(Summing(), padded).run_one(rows(13), 1)
+    with pytest.raises(EngineFailed, match=r"has shape \[1\] for 2 rows"):
+        joined(Summing(lose=1)).run_one(rows(1, 2), 2)
+
+
 def test_an_answer_of_other_length_is_never_given_out():
     """An engine that loses a row fails the request, rather than to shift the answers of its neighbours."""
     outcomes = joined(Summing(lose=1)).run([rows(1), rows(2)], [1, 1])

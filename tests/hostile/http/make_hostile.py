@@ -74,6 +74,11 @@ FOUND: dict[str, tuple[bytes, set[int]]] = {
     "chunks-damaged.http": (chunked(b"10\r\n" + FLOATS + b"\r\nzz\r\n" + FLOATS + b"\r\n0\r\n\r\n"), REFUSED),
     "chunks-cut-off.http": (chunked(b"20\r\n" + FLOATS), REFUSED),
     "chunks-without-end.http": (chunked(b"10\r\n" + FLOATS + b"\r\n"), REFUSED),
+    "query-not-utf-8-no-path.http": (b"POST ?/\xfc HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", REFUSED),
+    "metrics-version-no-number.http": (
+        request("/metrics", b"", "Accept: application/openmetrics-text; version=1.0.!", method="GET", length=False),
+        {200},
+    ),
     "accept-many-names.http": (
         request(PREDICT, GOOD, "Accept: */*," + ",".join(f"a{number}" for number in range(2000))),
         {200},
@@ -129,7 +134,10 @@ THOUGHT_OF: dict[str, tuple[bytes, set[int]]] = {
     "oip-true-as-size.http": (infer(tensor(shape=[True, 4])), REFUSED),
     "oip-twice-the-same.http": (infer(tensor(), tensor()), REFUSED),
     "oip-many-tensors.http": (infer(*({"name": str(number)} for number in range(100))), REFUSED),
-    "oip-shared-memory.http": (infer(tensor(data=None, parameters={"shared_memory_region": "r", "binary_data_size": 16})), REFUSED),
+    "oip-shared-memory.http": (
+        infer(tensor(data=None, parameters={"shared_memory_region": "r", "binary_data_size": 16})),
+        REFUSED,
+    ),
     "oip-endless-timeout.http": (infer(tensor(), parameters={"timeout": 2**64 - 1}), {200}),
     "oip-priority.http": (infer(tensor(), parameters={"priority": 2**63}), REFUSED),
     "oip-classes.http": (
@@ -151,7 +159,10 @@ THOUGHT_OF: dict[str, tuple[bytes, set[int]]] = {
     "npy-objects.http": (npy(npy_text(descr=b"|O"), data=b"cos\nsystem\n(S'touch stateserve-hostile-marker'\ntR."), REFUSED),
     "npy-huge-shape.http": (npy(npy_text(b"(9223372036854775807, 4)")), REFUSED),
     "npy-negative-shape.http": (npy(npy_text(b"(-1, 4)")), REFUSED),
-    "npy-header-beyond-body.http": (request(PREDICT, b"\x93NUMPY\2\0\xff\xff\xff\xff{", "Content-Type: application/x-npy"), REFUSED),
+    "npy-header-beyond-body.http": (
+        request(PREDICT, b"\x93NUMPY\2\0\xff\xff\xff\xff{", "Content-Type: application/x-npy"),
+        REFUSED,
+    ),
     "npy-long-header.http": (npy(npy_text(size=20_000)), REFUSED),
     "gzip-bomb.http": (packed("gzip", gzip.compress(bytes(2_000_000), mtime=0)), {413}),
     "gzip-bomb-in-a-bomb.http": (
