@@ -135,7 +135,8 @@ def _change_node(document: Any, rng: random.Random) -> None:
             _replace(owner, key, child, rng)
             return
         owner = child
-    _insert(owner, rng)
+    if isinstance(owner, list):
+        _insert(owner, rng)
 
 
 def _replace(owner: list, key: int, child: Any, rng: random.Random) -> None:
@@ -145,7 +146,7 @@ def _replace(owner: list, key: int, child: Any, rng: random.Random) -> None:
     elif rng.random() < 0.5:
         _set(owner, key, rng.choice(SCALARS))
     else:
-        rng.choice((_remove, _repeat, _wrap, _rename, _other_config, lambda owner, _, rng: _insert(owner, rng)))(owner, key, rng)
+        rng.choice(_OF_NODES)(owner, key, rng)
 
 
 def _changed(child: Any, rng: random.Random) -> Any:
@@ -194,6 +195,25 @@ def _other_config(owner: list, key: int, rng: random.Random) -> None:
     if isinstance(owner, Pairs) and owner[key][0] == "config":
         name = rng.choice(tuple(CONFIG))
         _set(owner, key, json.dumps({name: CONFIG[name]}))
+
+
+def _shift(owner: list, key: int, rng: random.Random) -> None:
+    """As many numbers and as many lists as before, in other places: unseen, where only sums are compared."""
+    other = rng.randrange(len(owner))
+    one, two = _get(owner, key), _get(owner, other)
+    if isinstance(one, list) and type(one) is type(two) and one:
+        two.insert(rng.randrange(len(two) + 1), one.pop())
+    elif not isinstance(owner, Pairs) and other != key:
+        owner[key] = [one, two]
+        del owner[other]
+
+
+def _insert_beside(owner: list, key: int, rng: random.Random) -> None:
+    del key
+    _insert(owner, rng)
+
+
+_OF_NODES = (_remove, _repeat, _wrap, _wrap, _shift, _shift, _rename, _other_config, _insert_beside)
 
 
 def _insert(owner: list, rng: random.Random) -> None:
