@@ -195,9 +195,7 @@ def _check_values(spec: TensorSpec, array: np.ndarray) -> None:
     outside = largest if low <= smallest else smallest
     stated_low, stated_high = spec.range or spec.bounds
     shown = array.dtype.type(outside)
-    raise InvalidInput(
-        f'input "{spec.name}" holds {shown}; the signature allows {_number(stated_low)} to {_number(stated_high)}'
-    )
+    raise InvalidInput(f'input "{spec.name}" holds {shown}; the signature allows {_number(stated_low)} to {_number(stated_high)}')
 
 
 def _number(bound: float) -> str:

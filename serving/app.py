@@ -55,7 +55,14 @@ def create_app(settings: Settings) -> FastAPI:
         async with running.repository:
             yield
 
-    app = FastAPI(title="Stateserve", version=installed("stateserve"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Stateserve",
+        version=installed("stateserve"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.running = running
     app.mount("/docs/assets", openapi.docs_assets())
     app.add_api_route("/", root, methods=["GET"], include_in_schema=False)
@@ -67,6 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
         ]
         extra = {"parameters": named} if named else None
         app.add_api_route(path, endpoint, methods=["GET"], summary=summary, tags=["server and models"], openapi_extra=extra)
+    for path, endpoint, _ in _HEALTH:
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
     for path in _PREDICTION_PATHS:
         app.add_api_route(path, predict, methods=["POST"], include_in_schema=False)
     app.include_router(management.router(lambda: running.repository, settings))
@@ -307,10 +316,13 @@ _PREDICTION_PATHS = (
     "/predictions/{model}",
     "/predictions/{model}/{version}",
 )
-_ROUTES = (
+_HEALTH = (
     ("/ping", ping, "Health, as TorchServe says it"),
     ("/v2/health/live", live, "Whether the process answers"),
     ("/v2/health/ready", ready, "Whether every required model passed its golden cases"),
+)
+_ROUTES = (
+    *_HEALTH,
     ("/v2", server_metadata, "The server's metadata"),
     ("/v2/models", models, "The models that are served"),
     ("/v2/models/stats", all_statistics, "The statistics of all models"),

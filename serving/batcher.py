@@ -28,6 +28,9 @@ _SHORTEST_S = 1e-6
 _TURNS = 1
 """Turns of the loop that a call on it waits for the bodies that are arriving: docs/adr/0009."""
 
+_MANY_GIVEN_UP = 256
+"""Jobs that were given up while they waited are swept out of the queue when there are so many."""
+
 LONG_CALL_S = 0.05
 """A call that held the event loop for so long is the last there: what was measured at loading does not hold for it."""
 
@@ -42,11 +45,16 @@ class Executed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How a batcher may join: rows of one call, seconds to wait for more of them, rows that may wait, and levels of priority."""
+    """How a batcher may join: rows of one call, rows that may wait, seconds to wait for a fuller call, levels of priority.
+
+    `preferred` are sizes that a call is cut to where as many rows wait, the largest first; a call of `full_rows` waits for no
+    more.
+    """
 
     max_rows: int
     max_queue_rows: int
     full_rows: int
+    preferred: tuple[int, ...] = ()
     max_delay_s: float = 0.0
     priority_levels: int = 1
 
@@ -60,7 +68,7 @@ class OnLoop:
     instead: Callable[[], Instance] | None = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Job:
     """A request's rows on their way. `future` gives the outputs; the engine was at work from `started_at` to `ended_at`."""
 
@@ -73,7 +81,7 @@ class Job:
     started_at: float = 0.0
     ended_at: float = 0.0
     waiting: bool = False
-    timer: asyncio.TimerHandle | None = None
+    timeout_s: float = 0.0
     parts: "tuple[Job, ...]" = ()
 
 
@@ -101,6 +109,7 @@ class Batcher:
         self._delay: asyncio.TimerHandle | None = None
         self._rows_per_s = 0.0
         self._last_was_alone = True
+        self._given_up = 0
         self.queued_rows = 0
         """Rows that wait."""
 
@@ -130,11 +139,15 @@ class Batcher:
     def put(self, job: Job) -> None:
         """Queues a job. Its future fails with the error that is its own: InvalidInput, EngineFailed, DeadlinePassed, ClientLeft.
 
+        A job that still waits after its `timeout_s` fails then; one that runs by then is answered.
+
         Raises:
             QueueFull: more rows wait than may.
         """
         if self.queued_rows + job.rows > self._limits.max_queue_rows:
             raise self._full(job.rows)
+        if job.timeout_s:
+            self._expire_later(job)
         job.queued_at = self._clock()
         if job.rows > self._limits.max_rows:
             self._divide(job)
@@ -145,11 +158,6 @@ class Batcher:
         if self._idle or self._here is not None:
             self._dispatch_soon()
 
-    def expire_at(self, job: Job, deadline: float) -> None:
-        """Fails a job that still waits when the loop's clock shows `deadline`; one that runs by then is answered."""
-        error = DeadlinePassed("the deadline passed while the request waited")
-        job.timer = self._loop.call_at(deadline, self._give_up, job, error)
-
     def leave(self, job: Job) -> None:
         """The client left: what of the job still waits is dropped."""
         self._give_up(job, ClientLeft("the client left before its answer was there"))
@@ -158,6 +166,12 @@ class Batcher:
         """Lets the engines go. Nothing waits and nothing runs any more: the served version has seen to that."""
         for instance in self._instances:
             instance.close()
+        self._here = None  # it leads back to the served version, whose engine could not go at once
+
+    def _expire_later(self, job: Job) -> None:
+        error = DeadlinePassed("the deadline passed while the request waited")
+        timer = self._loop.call_later(job.timeout_s, self._give_up, job, error)
+        job.future.add_done_callback(lambda _: timer.cancel())  # else it would keep the job, with its arrays, until then
 
     def _append(self, job: Job) -> None:
         job.waiting = True
@@ -203,6 +217,11 @@ class Batcher:
             if one.waiting:
                 one.waiting = False
                 self.queued_rows -= one.rows
+                one.inputs = {}
+                self._given_up += 1
+        if self._given_up >= _MANY_GIVEN_UP:  # else they would stay below a level that is always full
+            self._given_up = 0
+            self._levels = tuple(deque(one for one in level if one.waiting) for level in self._levels)
         for part in job.parts:
             part.future.cancel()
         if not job.future.done():
@@ -257,15 +276,16 @@ class Batcher:
         """The next call's jobs: highest level first, then oldest first, of one group, as many rows as one call may have."""
         batch: list[Job] = []
         rows = 0
+        most = next((size for size in self._limits.preferred if size <= self.queued_rows), self._limits.max_rows)
         for level in self._levels:
             skipped: list[Job] = []
-            while level and rows < self._limits.max_rows:
+            while level and rows < most:
                 job = level.popleft()
                 if not job.waiting:  # its client left, or its deadline passed
                     continue
                 if batch and job.group != batch[0].group:
                     skipped.append(job)
-                elif rows + job.rows > self._limits.max_rows:
+                elif batch and rows + job.rows > most:
                     skipped.append(job)
                     break
                 else:
@@ -303,8 +323,6 @@ class Batcher:
         for job, outcome in zip(batch, outcomes, strict=True):
             rows += job.rows
             job.ended_at = job.started_at + seconds
-            if job.timer is not None:
-                job.timer.cancel()
             if job.future.done():  # its client left meanwhile
                 continue
             if isinstance(outcome, Exception):

@@ -22,6 +22,8 @@ from serving.settings import ModelSettings
 
 log = logging.getLogger("stateserve")
 
+_SOON_S = 1e-6
+"""What is left of a deadline that passed while the body was decoded."""
 _QUEUE_S = 5.0
 _QUEUE_CALLS = 8
 _QUEUE_ROWS = (128, 4096)
@@ -86,7 +88,7 @@ class ServedModel:
         job = Job(asked.inputs, asked.rows, asked.group, self._loop.create_future(), priority - 1)
         timeout_s = asked.timeout_s or self._default_timeout_s
         if timeout_s:
-            self.batcher.expire_at(job, self._loop.time() + timeout_s - (time.perf_counter() - arrived_s))
+            job.timeout_s = max(timeout_s - (time.perf_counter() - arrived_s), _SOON_S)
         return job
 
     def leave(self) -> None:
@@ -130,10 +132,12 @@ class ServedModel:
 
     def _batch_limits(self) -> BatchLimits:
         most = self.execution.max_rows
+        preferred = tuple(size for size in reversed(self.settings.preferred_batch_sizes) if size <= most)
         return BatchLimits(
             max_rows=most,
             max_queue_rows=self.max_queue_rows,
-            full_rows=max((size for size in self.settings.preferred_batch_sizes if size <= most), default=most),
+            full_rows=preferred[0] if preferred else most,
+            preferred=preferred,
             max_delay_s=self.settings.max_delay_ms / 1000,
             priority_levels=self.settings.priority_levels,
         )

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from serving.settings import ModelSettings, Settings, as_text, flag_name
 
 DEFAULT_CONFIG = Path("config.properties")
 ENV_PREFIX = "STATESERVE_"
+_SERVICE_LINK = re.compile(ENV_PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_\w+)")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ def read_settings(flags: Mapping[str, Any], config: Path | None) -> ReadSettings
     """
     path = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None)
     properties = {} if path is None else read_properties(path)
-    variables = {key.removeprefix(ENV_PREFIX).lower(): key for key in os.environ if key.startswith(ENV_PREFIX)}
+    variables = {
+        key.removeprefix(ENV_PREFIX).lower(): key
+        for key, value in os.environ.items()
+        if key.startswith(ENV_PREFIX) and not _is_service_link(key, value)
+    }
     keys = {*Settings.model_fields, *TORCHSERVE_KEYS}
     unknown = [
         f"{path}:{line}: unknown key {key}; {_hint(key, keys)}" for key, (_, line) in properties.items() if key not in keys
@@ -108,3 +114,8 @@ def _overrides(settings: Settings) -> dict[str, Any]:
         }
         for model, own in settings.model_settings.items()
     }
+
+
+def _is_service_link(variable: str, value: str) -> bool:
+    """Whether Kubernetes set a variable, for a service called stateserve: `STATESERVE_PORT=tcp://10.0.0.1:8080` and its like."""
+    return _SERVICE_LINK.fullmatch(variable) is not None or (variable == f"{ENV_PREFIX}PORT" and value.startswith("tcp://"))

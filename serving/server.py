@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -42,7 +41,7 @@ def serve(settings: Settings) -> None:
     """
     settings = settings.model_copy(update={"host": resolved(settings.host)})
     require_free(settings.host, settings.port)
-    with claimed(settings.port), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with claimed(settings.host, settings.port), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if not runner.run(_serve(settings)):
             log.error("requests were cut off at a second signal, or %g s after the first", settings.drain_timeout_s)
             logging.shutdown()
@@ -72,8 +71,8 @@ def require_free(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def claimed(port: int) -> Iterator[None]:
-    """Holds the port against another server of ours that starts at the same moment, when neither listens yet.
+def claimed(host: str, port: int) -> Iterator[None]:
+    """Holds the address against another server of ours that starts at the same moment, when neither listens yet.
 
     The name that it takes is of Linux' abstract sockets: it is seen where the port is, and gone with the process.
 
@@ -85,11 +84,9 @@ def claimed(port: int) -> Iterator[None]:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as claim:
         try:
-            claim.bind(f"\0stateserve-port-{port}")
+            claim.bind(f"\0stateserve-{host}-{port}")
         except OSError as cause:
-            raise PortTaken(
-                f"port {port} belongs to another stateserve that is starting or running; choose another --port"
-            ) from cause
+            raise PortTaken(f"{host}:{port} belongs to another stateserve that is starting; choose another --port") from cause
         yield
 
 
@@ -109,7 +106,6 @@ async def _serve(settings: Settings) -> bool:
         if loading.done():
             await loading  # raises what ended it
             _announce(running.repository)
-            gc.freeze()  # what is there now stays: the collector need not look at it again
             await _first(serving, signals.first)
         if not serving.done():
             running.draining = face.draining = True
@@ -118,11 +114,16 @@ async def _serve(settings: Settings) -> bool:
     finally:
         loading.cancel()
         server.stop()  # granian listens no more, closes idle connections, and ends when the last request is answered
-        await _first(serving, signals.second, timeout_s=max(settings.drain_timeout_s, _IDLE_END_S))
-    if serving.done():
-        await running.repository.close()
-        await serving  # raises what ended it, if that was no signal
-    return serving.done()
+        closing = loop.create_task(_close(serving, running.repository))
+        await _first(closing, signals.second, timeout_s=max(settings.drain_timeout_s, _IDLE_END_S))
+    if closing.done():
+        await closing  # raises what ended it, if that was no signal
+    return closing.done()
+
+
+async def _close(serving: asyncio.Task[None], repository: Repository) -> None:
+    await serving
+    await repository.close()
 
 
 def _listener(face: RsgiFace, settings: Settings) -> Server:

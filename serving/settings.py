@@ -116,8 +116,12 @@ class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=Tru
     engine: Literal["auto", "onnx", "torchscript"] = _setting(
         "Models", "auto", "What runs a model; auto: the server's choice among the artifact's formats."
     )
-    threads: OrNone[Count] = _setting("Models", None, "Threads of one engine call; none: the engine's own choice.")
-    instances: Count = _setting("Models", 1, "Engines of one version that run side by side.", le=256)
+    threads: OrNone[Count] = _setting(
+        "Models", None, "Threads of one engine call; none: the cores over the instances, and one on the event loop."
+    )
+    instances: Count = _setting(
+        "Models", 1, "Calls of one version that run side by side; on the event loop there is one.", le=256
+    )
     version_policy: Policy = _setting(
         "Models", VersionPolicy(latest=1), "Which versions are served: latest:N (the N highest), all, or versions:1,3."
     )
@@ -129,7 +133,9 @@ class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=Tru
     )
     max_delay_ms: NonNegative = _setting("Batching", 0.0, "How long an idle engine waits for more rows; 0: not at all.")
     max_queue_rows: OrNone[Count] = _setting(
-        "Batching", None, "Rows that wait, at most; more are refused with 503; none: 8 full batches, at least 128 rows."
+        "Batching",
+        None,
+        "Rows that wait, at most; more are refused with 503; none: what five seconds answer, at least 8 calls and 128 rows.",
     )
     priority_levels: Count = _setting(
         "Batching", 3, "How many priorities a request can have: 1, the first served, to this.", le=64
@@ -200,7 +206,9 @@ class Settings(ModelDefaults, frozen=True):
     max_json_depth: Count = _setting("Limits", 64, "How deep a JSON body may nest.", le=1024)
     max_header_bytes: Bytes = _setting("Limits", 64 << 10, "The largest head of a request.", ge=8192)
     max_connections: Count = _setting("Limits", 1024, "Connections at the same time, at most.")
-    header_timeout_s: Positive = _setting("Limits", 10.0, "How long a client may take to send a request's head.", le=60)
+    header_timeout_s: Positive = _setting(
+        "Limits", 60.0, "How long a client may take to send a request's head, and a connection may idle.", le=60
+    )
     body_timeout_s: Positive = _setting("Limits", 60.0, "How long a client may take to send a request's body.")
     access_log: bool = _setting("Log", default=False, does="Whether every request is logged.")
     log_format: Literal["json", "text"] = _setting("Log", "json", "The log's lines on stderr: JSON objects, or text for people.")

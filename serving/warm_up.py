@@ -46,8 +46,8 @@ def warm_up(loaded: Artifact, max_rows: int, stop_s: float) -> WarmUp:
 
 
 def golden_rows(loaded: Artifact, rows: int) -> dict[str, np.ndarray]:
-    """Inputs of so many rows, from the first golden case. A model without a batch dimension has one row: the case itself."""
-    inputs = loaded.cases[0].inputs
+    """Inputs of so many rows, from the largest golden case. A model without a batch dimension has one row: the case itself."""
+    inputs = max(loaded.cases, key=lambda case: sum(array.nbytes for array in case.inputs.values())).inputs
     if loaded.signature.batch_dim is None:
         return dict(inputs)
     return {name: array[np.arange(rows) % len(array)] for name, array in inputs.items()}

@@ -24,6 +24,8 @@ QUICK_FAILURES = (AttributeError, KeyError, IndexError, TypeError, ValueError, R
 
 _KEPT_PARSER_BYTES = 1 << 20  # a parser keeps memory for several times its largest body
 _SHORT_SCAN_BYTES = 1 << 11
+_VALUES_AROUND = 10_000
+_LONG_BYTES = 1 << 20
 _LISTS_AROUND = 4096
 _MARKS = np.isin(np.arange(256), list(b'[]{}"'))
 _LEAVES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}, "O": {str}}  # types of values by NumPy's kinds
@@ -113,6 +115,21 @@ def most_lists(signature: Signature, max_rows: int) -> int:
     """
     largest = {name: max_rows if name == signature.batch_dim else dim.max for name, dim in signature.dims.items()}
     return _LISTS_AROUND + sum(lists_of(spec.concrete(largest)) for spec in signature.inputs)
+
+
+def most_values(signature: Signature, max_rows: int) -> int:
+    """How many values a request may have: those of the largest inputs, and some for all that stands around them.
+
+    Each costs its parser's memory: a body of nothing but short numbers would take twenty times its own.
+    """
+    largest = {name: max_rows if name == signature.batch_dim else dim.max for name, dim in signature.dims.items()}
+    return _VALUES_AROUND + sum(math.prod(spec.concrete(largest)) for spec in signature.inputs)
+
+
+def require_few_values(body: bytes, max_values: int) -> None:
+    """Raises BadRequest where a long body has more commas than so many values can have between them."""
+    if len(body) > _LONG_BYTES and (values := body.count(b",")) > max_values:
+        raise BadRequest(f"the body has about {values} values; for this model at most {max_values} are read")
 
 
 def read_object(body: bytes, max_depth: int, max_lists: int) -> dict[str, Any]:

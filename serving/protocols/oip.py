@@ -28,9 +28,11 @@ from serving.protocols.json_body import (
     kind_of,
     lists_of,
     most_lists,
+    most_values,
     nesting,
     numbers,
     read_object,
+    require_few_values,
 )
 from serving.protocols.tensors import (
     NUMPY,
@@ -131,6 +133,7 @@ class OipCodec:
         self._labels = labels
         self._shapes = Shapes(signature, limits.max_rows)
         self._most_lists = most_lists(signature, limits.max_rows)
+        self._most_values = most_values(signature, limits.max_rows)
         self._parsers = Parsers()
         self._plans: Recent[bytes, Plan] = Recent(_KNOWN_HEADERS)
         self._forms: Recent[tuple[Wanted, ...], Form] = Recent(_KNOWN_HEADERS)
@@ -149,6 +152,7 @@ class OipCodec:
         """
         body, length, timeout_ms = request.body, request.headers.get(HEADER_LENGTH), request.headers.get("x-timeout-ms")
         if length is None:
+            require_few_values(body, self._most_values)
             return self._quick(body, timeout_ms) or self._exact(body, timeout_ms)
         header_bytes = _header_bytes(length, len(body))
         if not header_bytes:
@@ -462,7 +466,7 @@ def _required(owner: Mapping[str, Any], key: str, kind: type, where: str) -> Any
 
 
 def _optional(owner: Mapping[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
-    return _required(owner, key, kind, where) if key in owner else default
+    return default if owner.get(key) is None else _required(owner, key, kind, where)  # null is as good as nothing
 
 
 def _count(owner: Mapping[str, Any], key: str, where: str) -> int:

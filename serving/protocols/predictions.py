@@ -31,8 +31,10 @@ from serving.protocols.json_body import (
     kind_of,
     lists_of,
     most_lists,
+    most_values,
     numbers,
     read_object,
+    require_few_values,
     shape_of,
 )
 from serving.protocols.tensors import (
@@ -104,6 +106,7 @@ class PredictionsCodec:
         self._limits = limits
         self._shapes = Shapes(signature, limits.max_rows)
         self._most_lists = most_lists(signature, limits.max_rows)
+        self._most_values = most_values(signature, limits.max_rows)
         self._parsers = Parsers()
         self._forms: Recent[str, str] = Recent(64)
         self._replies: Recent[str, str] = Recent(64)
@@ -129,6 +132,7 @@ class PredictionsCodec:
         form = JSON if content_type is None else self._forms.get(content_type) or self._form(content_type)
         reply = JSON if accept is None else self._replies.get(accept) or self._reply(accept)
         if form == JSON:
+            require_few_values(body, self._most_values)
             inputs, rows, group = self._quick(body) or self._exact(body)
         else:
             inputs, rows, group = self._npy(body) if form == NPY else self._raw(body)

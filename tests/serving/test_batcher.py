@@ -1,8 +1,10 @@
 """The batcher's rules, with an engine that a test holds back and a clock that jumps to the next timer."""
 
 import asyncio
+import gc
 import random
 import selectors
+import weakref
 from typing import Any
 
 import numpy as np
@@ -250,8 +252,8 @@ def test_a_deadline_passes_while_waiting():
         batcher = make_batcher(held)
         running, waiting = job(), job(5)
         for one in (running, waiting):
+            one.timeout_s = 2.0
             batcher.put(one)
-            batcher.expire_at(one, loop.time() + 2.0)
             await turns()
         with pytest.raises(DeadlinePassed, match="the deadline passed while the request waited"):
             await waiting.future
@@ -260,6 +262,79 @@ def test_a_deadline_passes_while_waiting():
         held.finish()
         assert answer(running) == [0], "what runs is answered"
         assert held.calls == []
+
+    run(scenario())
+
+
+def test_a_deadline_keeps_no_job():
+    """However far the deadline lies, a job that was refused, was answered in parts, or whose client left, is let go at once."""
+
+    async def scenario():
+        held = Held()
+        batcher = make_batcher(held, max_rows=4, max_queue_rows=12)
+        seen = []
+
+        def late(rows):
+            one = job(rows)
+            one.timeout_s = 1e9
+            seen.append(weakref.ref(one))
+            return one
+
+        answered, gone = late(6), late(2)
+        batcher.put(answered)
+        batcher.put(gone)
+        batcher.leave(gone)
+        assert gone.future.exception() is not None
+        with pytest.raises(QueueFull):
+            batcher.put(late(20))
+        await turns()
+        while held.calls:
+            held.finish()
+            await turns()
+        assert len(answer(answered)) == 6
+        del answered, gone
+        await turns()
+        gc.collect()
+        assert [ref() for ref in seen] == [None] * 3
+
+    run(scenario())
+
+
+def test_jobs_that_were_given_up_do_not_pile_up():
+    """Below a level that is always full, expired jobs are swept out of the queue, and keep no arrays meanwhile."""
+
+    async def scenario():
+        held = Held()
+        batcher = make_batcher(held, max_rows=1, priority_levels=2)
+        batcher.put(job())
+        await turns()
+        batcher.put(job())
+        for _ in range(2000):
+            low = job(level=1)
+            batcher.put(low)
+            batcher.leave(low)
+            assert low.future.exception() is not None
+            assert low.inputs == {}
+        assert sum(map(len, batcher._levels)) <= 257
+        assert batcher.queued_rows == 1
+
+    run(scenario())
+
+
+def test_a_call_is_cut_to_a_preferred_size():
+    """Where as many rows wait, a call has the largest preferred size among them; where fewer wait, all of them."""
+
+    async def scenario():
+        held = Held()
+        batcher = make_batcher(held, max_rows=16, preferred=(8, 4))
+        for _ in range(15):
+            batcher.put(job())
+        await turns()
+        seen = [sum(held.running[0])]
+        while batcher.queued_rows:
+            held.finish()
+            seen.append(sum(held.running[0]))
+        assert seen == [8, 4, 3]
 
     run(scenario())
 
@@ -430,7 +505,7 @@ def test_a_long_call_is_the_last_on_the_loop():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_answer_is_its_own(seed):  # noqa: C901 - one long random history
+def test_every_answer_is_its_own(seed):
     """Of 2,000 random requests, some of which leave or expire, each has its own rows back, or its own error."""
     chance = random.Random(seed)
 
@@ -442,14 +517,13 @@ def test_every_answer_is_its_own(seed):  # noqa: C901 - one long random history
             rows = chance.randint(1, 20)
             one = job(rows, first, chance.choice("ab"), chance.randrange(3))
             first += rows
+            one.timeout_s = chance.random() if chance.random() < 0.1 else 0.0
             try:
                 batcher.put(one)
             except QueueFull:
                 refused += 1
             else:
                 kept.append((one, [2 * i for i in range(first - rows, first)]))
-                if chance.random() < 0.1:
-                    batcher.expire_at(one, asyncio.get_running_loop().time() + chance.random())
                 if chance.random() < 0.1:
                     batcher.leave(chance.choice(kept)[0])
             await turns(chance.randrange(3))

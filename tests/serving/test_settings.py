@@ -78,7 +78,7 @@ def test_defaults():
         "max_json_depth": 64,
         "max_header_bytes": 65536,
         "max_connections": 1024,
-        "header_timeout_s": 10.0,
+        "header_timeout_s": 60.0,
         "body_timeout_s": 60.0,
         "access_log": False,
         "log_format": "json",
