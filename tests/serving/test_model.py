@@ -2,6 +2,7 @@
 
 import asyncio
 import weakref
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,9 @@ def test_a_version_that_left_leaves_its_memory(mlp_artifact, execution):
 
     async def scenario():
         served = await load(mlp_artifact, execution=execution)
-        engine = weakref.ref(served.artifact.engine._session)
+        loaded: Any = served.artifact.engine
+        engine = weakref.ref(loaded._session)
+        del loaded
         await served.retire()
         await asyncio.sleep(0)
         del served
