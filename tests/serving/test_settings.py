@@ -426,3 +426,16 @@ def test_the_docs_examples_are_read(example):
 def test_the_projects_own_file():
     """config.properties in the project's root says the defaults, so that it changes nothing."""
     assert read_settings({}, PROJECT / "config.properties").settings == Settings()
+
+
+def test_variables_of_kubernetes_are_passed_over(monkeypatch):
+    """Kubernetes sets variables for a service called stateserve; they are no settings, and the server starts."""
+    for name, value in {
+        "STATESERVE_SERVICE_HOST": "10.0.0.1",
+        "STATESERVE_SERVICE_PORT": "8080",
+        "STATESERVE_SERVICE_PORT_HTTP": "8080",
+        "STATESERVE_PORT": "tcp://10.0.0.1:8080",
+        "STATESERVE_PORT_8080_TCP_ADDR": "10.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings({}, None).settings.port == 8080

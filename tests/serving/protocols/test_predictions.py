@@ -359,3 +359,14 @@ def test_bodies_that_do_not_fit(signature, content_type, body, error, message):
 def test_the_timeout_is_a_header():
     """The header x-timeout-ms holds here, too."""
     assert codec().decode(request({"inputs": X.tolist()}, **{"x-timeout-ms": "20"})).timeout_s == 0.02
+
+
+def test_a_long_body_of_more_values_than_the_model_takes():
+    """Numbers cost their parser's memory: more of them than the largest request has are refused before they are parsed."""
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch",)),), {"batch": Dim(1, 8)}
+    )
+    codec = PredictionsCodec("m", 1, signature, Limits(max_rows=100), {})
+    body = b'{"inputs": {"x": [[' + b"0.1," * 300_000 + b"0.1]]}}"
+    with pytest.raises(BadRequest, match=r"^the body has about 300000 values; for this model at most 10400 are read$"):
+        codec.decode(Request("POST", "/predictions/m", "", {}, body))
