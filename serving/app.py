@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from foundation.errors import StateserveError
+from foundation.memory import give_back_freed_memory
 from serving import logs, messages, openapi
 from serving.body import Arrivals, gathered, require_declared
 from serving.error_answer import error_answer
@@ -32,6 +33,10 @@ from serving.settings import ModelSettings, Settings
 from serving.tracked import ID, Tracked
 
 log = logging.getLogger("stateserve")
+
+
+_LET_GO_S = 0.1
+"""After so long nobody holds a version any more that was told to have left."""
 
 
 @dataclass(slots=True)
@@ -104,6 +109,9 @@ def _running(settings: Settings) -> Running:
             metrics.loaded(event.name, replaces=event.replaces)
         elif event.what == "failed":
             metrics.load_failed(event.name)
+        elif event.what == "retired":
+            loop = asyncio.get_running_loop()
+            loop.call_later(_LET_GO_S, loop.run_in_executor, None, give_back_freed_memory)
 
     repository = Repository(settings, load, told)
     metrics = Metrics(repository.served, repository.states)
