@@ -26,11 +26,17 @@ Name = Annotated[str, Path(description="The model's name: its folder in the repo
 Label = Annotated[str, Path(description="A name for a version: a letter, then letters, digits, '_' and '-'.")]
 
 
+_PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip")
+"""What a proxy adds: the client is behind it, and its own address, which may well be this machine's, says nothing."""
+
+
 def router(repository: Callable[[], Repository], settings: Settings) -> APIRouter:
     """The routes below /v2/repository. Changing what is served is for those whom `allowed` lets; the index is for all."""
 
     def require_allowed(request: Request) -> None:
-        allowed(settings, request.client.host if request.client else None, request.headers.get("origin"))
+        is_passed_on = any(name in request.headers for name in _PASSED_ON)
+        client_host = None if is_passed_on or request.client is None else request.client.host
+        allowed(settings, client_host, request.headers.get("origin"))
 
     routes = APIRouter(prefix="/v2/repository", tags=["Model repository"])
     guarded = {"dependencies": [Depends(require_allowed)], "response_class": Response}

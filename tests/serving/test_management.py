@@ -318,3 +318,12 @@ class TestAllowed:
         """A browser on this machine sends the page's origin, and the page has no say here."""
         answers, served, _ = ask(("POST", f"{MODEL}/unload", b""), headers={"origin": "https://example.org"})
         assert (answers[0].status_code, [one.version for one in served]) == (403, [2])
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "x-real-ip"])
+def test_a_proxy_on_this_machine_is_no_client_of_it(ask, header):
+    """What a proxy passes on comes from who knows where, although its connection is from loopback; `on` lets it."""
+    answers, served, _ = ask(("POST", f"{MODEL}/unload", b""), headers={header: "203.0.113.7"})
+    assert answers[0].status_code == 403
+    assert answers[0].json()["error"].startswith("the request comes from an unknown address, and loading, unloading and labels")
+    assert len(served) == 1
