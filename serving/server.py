@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 
@@ -24,6 +25,7 @@ from serving.settings import Settings
 
 log = logging.getLogger("stateserve")
 
+_LOOK_AGAIN_S = 0.01
 _IDLE_END_S = 0.5
 """What granian is given to end even where nothing is in flight."""
 
@@ -100,6 +102,7 @@ async def _serve(settings: Settings) -> bool:
     loop = asyncio.get_running_loop()
     serving = loop.create_task(server.serve())
     log.info("listening on http://%s:%s", f"[{settings.host}]" if ":" in settings.host else settings.host, settings.port)
+    limiting = loop.create_task(_limit_slow_readers(settings.port, settings.answer_timeout_s))
     loading = loop.create_task(running.repository.start())
     try:
         await _first(serving, signals.first, loading)
@@ -112,6 +115,7 @@ async def _serve(settings: Settings) -> bool:
             log.info("ending: not ready any more, and answering for %g s more", settings.drain_delay_s)
             await _first(serving, signals.second, timeout_s=settings.drain_delay_s)
     finally:
+        limiting.cancel()
         loading.cancel()
         server.stop()  # granian listens no more, closes idle connections, and ends when the last request is answered
         closing = loop.create_task(_close(serving, running.repository))
@@ -124,6 +128,36 @@ async def _serve(settings: Settings) -> bool:
 async def _close(serving: asyncio.Task[None], repository: Repository) -> None:
     await serving
     await repository.close()
+
+
+async def _limit_slow_readers(port: int, timeout_s: float) -> None:
+    """Lets the system end connections whose client takes nothing of its answer for so long, and would hold them for ever.
+
+    Connections inherit TCP_USER_TIMEOUT (Linux) from the socket that listens. granian does not hand that one out, so it is looked
+    for among the process' own descriptors, until it is there.
+    """
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    while not (listening := [one for one in _descriptors() if _listens(one, port)]):  # noqa: ASYNC110 - granian tells nobody
+        await asyncio.sleep(_LOOK_AGAIN_S)
+    for descriptor in listening:
+        with socket.socket(fileno=os.dup(descriptor)) as listener:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
+
+
+def _descriptors() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - names, not paths
+
+
+def _listens(descriptor: int, port: int) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            is_ours = found.family in {socket.AF_INET, socket.AF_INET6} and found.getsockname()[1] == port
+            return is_ours and bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:  # gone meanwhile
+        return False
 
 
 def _listener(face: RsgiFace, settings: Settings) -> Server:

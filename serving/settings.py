@@ -210,6 +210,9 @@ class Settings(ModelDefaults, frozen=True):
         "Limits", 60.0, "How long a client may take to send a request's head, and a connection may idle.", le=60
     )
     body_timeout_s: Positive = _setting("Limits", 60.0, "How long a client may take to send a request's body.")
+    answer_timeout_s: Positive = _setting(
+        "Limits", 60.0, "How long a client may take nothing of its answer (Linux only).", le=86400
+    )
     access_log: bool = _setting("Log", default=False, does="Whether every request is logged.")
     log_format: Literal["json", "text"] = _setting("Log", "json", "The log's lines on stderr: JSON objects, or text for people.")
     model_settings: Mapping[str, ModelSettings] = _setting(

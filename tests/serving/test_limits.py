@@ -3,6 +3,7 @@
 import contextlib
 import json
 import select
+import socket
 import time
 
 import httpx
@@ -235,3 +236,15 @@ def test_more_connections_than_are_allowed(start_server, make_repository, classe
             assert not select.select([waiting], [], [], 0.1)[0]
         with waiting:
             assert server.answer_on(waiting)[0] == 200
+
+
+def test_a_client_that_reads_nothing_of_its_answers_is_cut_off(start_server, make_repository, classes_artifact):
+    """Connections whose client leaves its answers unread for answer_timeout_s are ended, and others get their places."""
+    repository = make_repository({"classes/1": classes_artifact})
+    with start_server(repository, "--max-connections", "3", "--answer-timeout-s", "1") as server, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", server.port))
+            client.sendall(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 4)
+        assert httpx.get(f"{server.url}/v2/health/live", timeout=30).status_code == 200

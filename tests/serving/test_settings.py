@@ -80,6 +80,7 @@ def test_defaults():
         "max_connections": 1024,
         "header_timeout_s": 60.0,
         "body_timeout_s": 60.0,
+        "answer_timeout_s": 60.0,
         "access_log": False,
         "log_format": "json",
         "model_settings": {},
