@@ -341,3 +341,15 @@ def test_a_request_without_an_id_is_given_one(server, path, sent):
 
     assert len({*ids, sent}) == 3
     assert all(0 < len(each) <= 64 and each.isascii() and each.isprintable() for each in ids)
+
+
+def test_every_example_of_the_documentation_is_answered(server):
+    """What /docs offers to paste for each model is a request that the server answers."""
+    asked = []
+    for path, operations in server.get("/openapi.json").json()["paths"].items():
+        content = operations.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json", {})
+        if "example" in content and "{" not in path:
+            asked.append(path)
+            answer = httpx.post(server.url + path, json=content["example"], timeout=30)
+            assert answer.status_code == 200, (path, answer.text)
+    assert {"/v2/models/mlp/infer", "/predictions/mlp"} <= set(asked)
