@@ -21,7 +21,7 @@ from foundation.memory import give_back_freed_memory
 from serving import logs, messages, openapi
 from serving.body import Arrivals, gathered, require_declared
 from serving.error_answer import error_answer
-from serving.errors import ClientLeft, ModelNotFound, ModelNotReady
+from serving.errors import ClientLeft, ModelNotReady
 from serving.inference import Inference
 from serving.metrics import Metrics
 from serving.model import ServedModel, load_model
@@ -165,9 +165,9 @@ async def ready(request: Request) -> JSONResponse:
     return JSONResponse({"ready": False, "error": "; ".join(found.reasons.values()), "models": dict(found.reasons)}, 503)
 
 
-async def server_metadata() -> dict[str, Any]:
+async def server_metadata(request: Request) -> dict[str, Any]:
     """Name, version, and the extensions of the protocol that are spoken."""
-    return metadata.server_metadata(installed("stateserve"))
+    return metadata.server_metadata(request.app.version)
 
 
 async def models(request: Request) -> dict[str, list[str]]:
@@ -309,10 +309,7 @@ def _document(app: FastAPI, running: Running) -> dict[str, Any]:
     repository = running.repository
     served = repository.served()
     described = [openapi.Described(one.name, one.version, one.signature, one.max_queue_rows) for one in served]
-    defaults = {}
-    for name in repository.names():
-        with contextlib.suppress(ModelNotFound, ModelNotReady):  # only a labelled version of it is served
-            defaults[name] = repository.find(name).version
+    defaults = {name: repository.find(name).version for name in repository.names() if repository.has_default(name)}
     host = running.settings.host
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - it is compared
     return openapi.document(app, described, defaults, f"http://{reached_at}:{running.settings.port}")

@@ -113,8 +113,7 @@ def most_lists(signature: Signature, max_rows: int) -> int:
 
     A body of nothing but small lists would keep Python's garbage collector busy for seconds.
     """
-    largest = {name: max_rows if name == signature.batch_dim else dim.max for name, dim in signature.dims.items()}
-    return _LISTS_AROUND + sum(lists_of(spec.concrete(largest)) for spec in signature.inputs)
+    return _LISTS_AROUND + sum(map(lists_of, _largest(signature, max_rows)))
 
 
 def most_values(signature: Signature, max_rows: int) -> int:
@@ -122,8 +121,13 @@ def most_values(signature: Signature, max_rows: int) -> int:
 
     Each costs its parser's memory: a body of nothing but short numbers would take twenty times its own.
     """
-    largest = {name: max_rows if name == signature.batch_dim else dim.max for name, dim in signature.dims.items()}
-    return _VALUES_AROUND + sum(math.prod(spec.concrete(largest)) for spec in signature.inputs)
+    return _VALUES_AROUND + sum(map(math.prod, _largest(signature, max_rows)))
+
+
+def _largest(signature: Signature, max_rows: int) -> list[Shape]:
+    """The inputs' shapes in the largest request."""
+    sizes = {name: max_rows if name == signature.batch_dim else dim.max for name, dim in signature.dims.items()}
+    return [spec.concrete(sizes) for spec in signature.inputs]
 
 
 def require_few_values(body: bytes, max_values: int) -> None:
