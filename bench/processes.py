@@ -36,10 +36,7 @@ class Running:
 
     def memory_mb(self) -> float:
         """What the process holds in memory now (VmRSS), in 10^6 bytes."""
-        match = re.search(r"^VmRSS:\s+(\d+) kB$", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
-        if match is None:
-            raise ProcessFailed(f"/proc/{self.pid}/status states no VmRSS: the process has ended")
-        return int(match.group(1)) * 1024 / 1e6
+        return memory_mb(self.pid)
 
     def has_library(self, name: str) -> bool:
         """Whether a file whose name has this in it is mapped into the process."""
@@ -56,12 +53,11 @@ def started(module: str, *arguments: str, folder: Path, ready: str = "/ready") -
         ProcessFailed: it ended, or did not answer in time.
     """
     port, log = free_port(), folder / f"{module}.log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESERVE_")}
     command = [sys.executable, "-m", module, *arguments, "--port", str(port)]
     with log.open("w") as output:
         began = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603
-            command, cwd=folder, env={**environment, "PYTHONPATH": str(_PROJECT)}, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=folder, env=server_environment(), stdout=output, stderr=subprocess.STDOUT
         )
     try:
         while not _answers(port, ready):
@@ -94,6 +90,25 @@ def run_module(module: str, *arguments: str, timeout_s: float) -> str:
     if done.returncode != 0:
         raise ProcessFailed(f"{module} {' '.join(arguments)} ended with code {done.returncode}: {done.stderr.strip()}")
     return done.stdout.splitlines()[-1]
+
+
+def server_environment() -> dict[str, str]:
+    """Our environment for a server from this project, wherever it is started, without our settings of servers."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STATESERVE_")}
+    return {**kept, "PYTHONPATH": str(_PROJECT)}
+
+
+def memory_mb(pid: int) -> float:
+    """What a process holds in memory now (VmRSS), in 10^6 bytes. Raises ProcessFailed if it has ended."""
+    return process_status(pid, "VmRSS") * 1024 / 1e6
+
+
+def process_status(pid: int, name: str) -> int:
+    """A number of /proc/PID/status. Raises ProcessFailed if the process has ended."""
+    match = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    if match is None:
+        raise ProcessFailed(f"/proc/{pid}/status states no {name}: the process has ended")
+    return int(match[1])
 
 
 def free_port() -> int:

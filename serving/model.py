@@ -51,10 +51,9 @@ class ServedModel:
         self.max_queue_rows = settings.max_queue_rows or _queue_rows(self.execution)
         self.batcher = Batcher(self._runs(arriving), self._batch_limits(), self.metrics)
         allowed = replace(limits, max_rows=self.max_queue_rows)
-        labels = read_labels(loaded)
         self.codecs: Mapping[str, Codec] = {
-            "oip": OipCodec(name, version, loaded.signature, allowed, labels),
-            "predictions": PredictionsCodec(name, version, loaded.signature, allowed, labels),
+            "oip": OipCodec(name, version, loaded.signature, allowed, read_labels(loaded)),
+            "predictions": PredictionsCodec(name, version, loaded.signature, allowed),
         }
         self._levels, self._default_priority = settings.priority_levels, settings.default_priority
         self._default_timeout_s = settings.default_timeout_s

@@ -4,7 +4,7 @@ It is remade whenever it is asked for, since models come and go while the server
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +15,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-from artifact.signature import TensorSpec
+from artifact.signature import Signature, TensorSpec
 from serving.protocols import examples, schemas
 from serving.protocols.predictions import JSON, NPY, RAW
 from serving.protocols.schemas import Described, Schema
@@ -131,13 +131,8 @@ def _model_paths(model: Described, oip_suffix: str, predictions_suffix: str, url
 
 
 def _infer(model: Described, path: str, url: str) -> Schema:
-    signature = model.signature
-    json_body: Schema = {"schema": schemas.infer_request(model)}
-    description = _description(model)
-    if examples.is_short(signature):
-        json_body["example"] = examples.infer_example(signature)
-    else:
-        description += _too_long(examples.infer_command(signature, url + path))
+    example, command = examples.infer_example, examples.infer_command
+    json_body, description = _asked(model, schemas.infer_request(model), example, lambda: command(model.signature, url + path))
     return {
         "operationId": path.removeprefix("/v2/"),
         "tags": [model.name],
@@ -148,13 +143,8 @@ def _infer(model: Described, path: str, url: str) -> Schema:
 
 
 def _predictions(model: Described, path: str, url: str) -> Schema:
-    signature = model.signature
-    json_body: Schema = {"schema": schemas.predictions_request(model)}
-    description = _description(model)
-    if examples.is_short(signature):
-        json_body["example"] = examples.predictions_example(signature)
-    else:
-        description += _too_long(examples.predictions_command(signature, url + path))
+    signature, example, command = model.signature, examples.predictions_example, examples.predictions_command
+    json_body, description = _asked(model, schemas.predictions_request(model), example, lambda: command(signature, url + path))
     return {
         "operationId": path.removeprefix("/"),
         "tags": [model.name],
@@ -221,6 +211,15 @@ def _templated(path: str, summary: str, bodies: Schema) -> Schema:
         **bodies,
         "parameters": parameters + bodies["parameters"],
     }
+
+
+def _asked(
+    model: Described, schema: Schema, example: Callable[[Signature], Any], command: Callable[[], str]
+) -> tuple[Schema, str]:
+    """A JSON body with an example, and its description; where the example is too long, that tells the command instead."""
+    if examples.is_short(model.signature):
+        return {"schema": schema, "example": example(model.signature)}, _description(model)
+    return {"schema": schema}, _description(model) + _too_long(command())
 
 
 def _description(model: Described) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import re
 import sys
 from asyncio.subprocess import Process
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import ProcessFailed
-from bench.processes import free_port
+from bench.processes import free_port, memory_mb, process_status, server_environment
 from bench.soak.client import Answer, ConnectionLost, ask_once, get
 from bench.soak.models import SoakModel, files
 
-_PROJECT = Path(__file__).parents[2]
 _START_TIMEOUT_S = 60
 _END_TIMEOUT_S = 60
 _POLL_S = 0.01
@@ -46,11 +44,11 @@ class Server:
 
     def memory_mb(self) -> float:
         """What the process holds in memory (VmRSS), in 10^6 bytes."""
-        return int(self._status("VmRSS")) * 1024 / 1e6
+        return memory_mb(self.process.pid)
 
     def threads(self) -> int:
         """The threads of the process."""
-        return int(self._status("Threads"))
+        return process_status(self.process.pid, "Threads")
 
     def open_files(self) -> int:
         """The file descriptors of the process, sockets among them."""
@@ -65,13 +63,6 @@ class Server:
         bad = (line for line in self.log_lines() if line["level"] == "CRITICAL" or "traceback" in line)
         return [f"the server's log says: {line['message']} {line.get('traceback', '')}".rstrip() for line in bad]
 
-    def _status(self, name: str) -> str:
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        match = re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)
-        if match is None:
-            raise ProcessFailed(f"the server's process states no {name}: it has ended")
-        return match[1]
-
 
 @contextlib.asynccontextmanager
 async def started(repository: Path, *flags: str) -> AsyncIterator[Server]:
@@ -84,12 +75,10 @@ async def started(repository: Path, *flags: str) -> AsyncIterator[Server]:
     """
     port = free_port()
     log = repository.parent / f"{repository.name}-{port}.log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESERVE_")}
-    environment["PYTHONPATH"] = str(_PROJECT)
     command = [sys.executable, "-m", "serving", "--repository", str(repository), "--port", str(port), *flags]
     with log.open("w") as output:
         process = await asyncio.create_subprocess_exec(
-            *command, cwd=repository.parent, env=environment, stdout=output, stderr=output
+            *command, cwd=repository.parent, env=server_environment(), stdout=output, stderr=output
         )
     server = Server(process, port, repository, log)
     try:

@@ -7,7 +7,7 @@ JSON in: `{"inputs": {name: nested lists}}`, or only the nested lists where the 
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,16 +91,9 @@ class NpyPlan:
 
 
 class PredictionsCodec:
-    """The protocol for one version of a model. `labels` are not used: what it answers with are tensors."""
+    """The protocol for one version of a model."""
 
-    def __init__(
-        self,
-        name: str,
-        version: int,
-        signature: Signature,
-        limits: Limits,
-        labels: Mapping[str, Sequence[str]],  # noqa: ARG002  all codecs are made alike
-    ) -> None:
+    def __init__(self, name: str, version: int, signature: Signature, limits: Limits) -> None:
         self._inputs = {spec.name: Field.of(spec) for spec in signature.inputs}
         self._outputs = tuple(spec.name for spec in signature.outputs)
         self._limits = limits

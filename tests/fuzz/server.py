@@ -1,7 +1,6 @@
 """A real server process for as long as it is needed."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.processes import free_port, server_environment
 from tests.fuzz.seen import resident_kib
 
 PROJECT = Path(__file__).parents[2]
@@ -44,13 +44,10 @@ class Server:
 @contextlib.contextmanager
 def server(repository: Path, log: Path, *flags: str) -> Iterator[Server]:
     """Starts a server, waits until it listens, and ends it. It must still run at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "serving", "--repository", str(repository), "--port", str(port), *flags]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESERVE_")}
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=PROJECT, env=server_environment(), stdout=output, stderr=subprocess.STDOUT)
     found = Server(process, port, log)
     try:
         _wait_until_ready(found)

@@ -49,7 +49,7 @@ class Served:
         labels = {spec.name: LABELS for spec in signature.outputs}
         self.codecs: Mapping[str, Codec] = {
             "oip": OipCodec(name, 1, signature, LIMITS, labels),
-            "predictions": PredictionsCodec(name, 1, signature, LIMITS, labels),
+            "predictions": PredictionsCodec(name, 1, signature, LIMITS),
         }
         self.reference = reference.Model(signature, LIMITS)
         dim = None if signature.batch_dim is None else signature.dims[signature.batch_dim]

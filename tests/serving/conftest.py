@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
@@ -19,8 +18,8 @@ from onnx import TensorProto, helper
 from prometheus_client.parser import text_string_to_metric_families
 
 from artifact.signature import Dim, Signature, TensorSpec
+from bench.processes import free_port, server_environment
 
-PROJECT = Path(__file__).parents[2]
 DEADLINE_S = 60
 PLAIN = {"timeout": DEADLINE_S, "verify": False, "trust_env": False}
 """For httpx, which would otherwise read the certificates of all authorities before each request: 40 ms."""
@@ -107,12 +106,6 @@ def wait_for_fixture():
     return wait_for
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory):
     """A context manager that starts a server, waits until it listens, and has tried to load every model, and ends it.
@@ -124,12 +117,11 @@ def start_server(tmp_path_factory):
     def start(repository, *flags, program=("-m", "serving"), wait=True):
         port, log = free_port(), tmp_path_factory.mktemp("server") / "log.txt"
         command = [sys.executable, *program, "--repository", str(repository), "--port", str(port), *flags]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESERVE_")}
         with log.open("w") as output:
             process = subprocess.Popen(
                 command,
                 cwd=log.parent,
-                env={**environment, "PYTHONPATH": str(PROJECT)},
+                env=server_environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -1,12 +1,12 @@
 """`python -m serving` and `stateserve serve`: the same command, made from the settings, quick to say what it can do."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench.processes import server_environment
 from serving.settings import Settings, flag_name
 
 PROJECT = Path(__file__).parents[2]
@@ -19,11 +19,10 @@ def run(tmp_path):
     """A function that runs Python in an empty directory, and waits for its end."""
 
     def run(*arguments, **variables):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESERVE_")}
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env={**environment, "PYTHONPATH": str(PROJECT), "COLUMNS": "80", **variables},
+            env={**server_environment(), "COLUMNS": "80", **variables},
             capture_output=True,
             text=True,
             timeout=60,

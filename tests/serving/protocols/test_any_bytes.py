@@ -27,7 +27,7 @@ TWO = Signature(
 )
 SIGNATURES = {"one": ONE, "two": TWO}
 OIP = {name: OipCodec(name, 1, signature, Limits(), {}) for name, signature in SIGNATURES.items()}
-PREDICTIONS = {name: PredictionsCodec(name, 1, signature, Limits(), {}) for name, signature in SIGNATURES.items()}
+PREDICTIONS = {name: PredictionsCodec(name, 1, signature, Limits()) for name, signature in SIGNATURES.items()}
 MODELS = st.sampled_from(sorted(SIGNATURES))
 few = settings(max_examples=150, deadline=None)
 

@@ -27,7 +27,7 @@ NPY, RAW = "application/x-npy", "application/octet-stream"
 
 
 def codec(signature=MLP, **limits):
-    return PredictionsCodec("net", 3, signature, Limits(**limits), {})
+    return PredictionsCodec("net", 3, signature, Limits(**limits))
 
 
 def one(dtype, shape=("batch", 3)):
@@ -366,7 +366,7 @@ def test_a_long_body_of_more_values_than_the_model_takes():
     signature = Signature(
         (TensorSpec("x", "float32", ("batch", 4)),), (TensorSpec("y", "float32", ("batch",)),), {"batch": Dim(1, 8)}
     )
-    codec = PredictionsCodec("m", 1, signature, Limits(max_rows=100), {})
+    codec = PredictionsCodec("m", 1, signature, Limits(max_rows=100))
     body = b'{"inputs": {"x": [[' + b"0.1," * 300_000 + b"0.1]]}}"
     with pytest.raises(BadRequest, match=r"^the body has about 300000 values; for this model at most 10400 are read$"):
         codec.decode(Request("POST", "/predictions/m", "", {}, body))
