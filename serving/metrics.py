@@ -54,7 +54,7 @@ BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds, inclusive, of the buckets of rows per engine call."""
 
 FOLD_AT = 512
-"""Requests of one protocol that are folded at a time: about 50 µs of work, and 100 kB of stamps."""
+"""Requests of one protocol that are folded at a time: about 0.1 ms of work, and 100 kB of stamps."""
 
 Stamps = tuple[int, int, float, float, float, float, float]
 """An answered request: the index of its protocol in `PROTOCOLS`, its rows, and five readings of `time.perf_counter`, none earlier

@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from artifact import manifest
 from serving.app import Running, create_app
 from serving.inference import Inference, Route
 from serving.messages import Request
+from serving.metrics import FOLD_AT, VersionMetrics
 from serving.settings import Settings
 
 AT_ONCE, EACH, ROUNDS = 32, 200, 41
@@ -46,6 +48,25 @@ async def round_s(inference: Inference, route: Route, body: bytes, headers: dict
     return (time.perf_counter() - began) / (AT_ONCE * EACH)
 
 
+def folded(counts: VersionMetrics) -> float:
+    """Seconds that the folding of as many requests takes as are folded at a time."""
+    for _ in range(FOLD_AT):
+        counts.answered((0, 1, 1.0, 2.0, 3.0, 4.0, 5.0))
+    began = time.perf_counter()
+    counts.totals()
+    return time.perf_counter() - began
+
+
+def median_s(work: Callable[[], object]) -> float:
+    """The median of the seconds that the work takes, or that it says itself."""
+    taken = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        said = work()
+        taken.append(said if isinstance(said, float) else time.perf_counter() - began)
+    return statistics.median(taken)
+
+
 async def main(artifact: Path) -> None:
     """Measures and prints."""
     (spec,) = manifest.read_manifest(artifact).signature.inputs
@@ -66,6 +87,9 @@ async def main(artifact: Path) -> None:
                 name = ("with", "without")[number % 2]
                 counts.answered, counts.executed = counting[name]
                 taken[name].append(await round_s(running.inference, Route("oip", "model", None), head + data, headers))
+            counts.answered, counts.executed = counting["with"]
+            print(f"folding {FOLD_AT} requests: {median_s(lambda: folded(counts)) * 1e6:.0f} µs")
+            print(f"the page: {median_s(lambda: running.metrics.text(None)) * 1e3:.1f} ms")
     with_s, without_s = (statistics.median(taken[name]) * 1e6 for name in ("with", "without"))
     print(f"one request: {with_s:.2f} µs with metrics, {without_s:.2f} µs without: {with_s - without_s:.2f} µs")
 

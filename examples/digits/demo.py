@@ -70,24 +70,27 @@ def server(port: int) -> Iterator[None]:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    """Asks /v2/health/ready until it says 200.
+    """Asks /v2/health/ready until it says 200: the server listens before its models are loaded, and says 503 meanwhile.
 
     Raises:
-        SystemExit: the server ended, or says why it is not ready, or the time is up.
+        SystemExit: the server ended, or the time is up; with the last reason that it gave.
     """
+    reason = "it did not answer"
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise SystemExit(f"the server ended with exit code {process.returncode}")
-        with contextlib.suppress(OSError):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        with (
+            contextlib.suppress(OSError),
+            contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection,
+        ):
             connection.request("GET", "/v2/health/ready")
             answer = connection.getresponse()
             if answer.status == http.HTTPStatus.OK:
                 return
-            raise SystemExit(f"the server is not ready: {answer.read().decode()}")
+            reason = answer.read().decode()
         time.sleep(0.1)
-    raise SystemExit(f"the server was not ready after {READY_TIMEOUT_S:g} s")
+    raise SystemExit(f"the server was not ready after {READY_TIMEOUT_S:g} s: {reason}")
 
 
 def ask(port: int, images: torch.Tensor) -> torch.Tensor:
