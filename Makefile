@@ -12,7 +12,7 @@ install: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[cpu,export,bench,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[cpu,export,torchserve,bench,dev]'
 	@touch $@
 
 lint: install

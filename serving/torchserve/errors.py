@@ -1,0 +1,110 @@
+"""Errors as TorchServe tells them: the class name is the `type` on the wire, `status` the HTTP status.
+
+- TorchServeError
+  - BadRequestException, InvalidModelException, DownloadArchiveException       the request, or what it names, is wrong (400)
+  - IllegalArgumentException, InvalidModelVersionException                     it is understood, and not allowed (403)
+  - ResourceNotFoundException, ModelNotFoundException, ModelVersionNotFoundException    there is no such thing (404)
+  - MethodNotAllowedException                                                  the path has no such method (405)
+  - RequestTimeoutException                                                    it took too long (408)
+  - ConflictStatusException                                                    it is there already (409)
+  - InternalServerException                                                    the worker, or the server, failed (500, or what the worker says)
+  - ServiceUnavailableException                                                no worker, or a full queue (503)
+"""
+
+from typing import ClassVar
+
+from serving.errors import ServingError
+
+
+class TorchServeError(ServingError):
+    """A request that TorchServe would not answer with success."""
+
+
+class BadRequestException(TorchServeError):
+    """The request is wrong."""
+
+    status: ClassVar[int] = 400
+
+
+class InvalidModelException(TorchServeError):
+    """The archive is not one that can be run."""
+
+    status: ClassVar[int] = 400
+
+
+class InvalidKeyException(TorchServeError):
+    """The token is wrong, too old, or was not given."""
+
+    status: ClassVar[int] = 400
+
+
+class DownloadArchiveException(TorchServeError):
+    """The archive could not be fetched."""
+
+    status: ClassVar[int] = 400
+
+
+class IllegalArgumentException(TorchServeError):
+    """The request is understood, and not allowed."""
+
+    status: ClassVar[int] = 403
+
+
+class InvalidModelVersionException(TorchServeError):
+    """The version cannot be taken away, since it is the default and others exist."""
+
+    status: ClassVar[int] = 403
+
+
+class ResourceNotFoundException(TorchServeError):
+    """No such path."""
+
+    status: ClassVar[int] = 404
+
+
+class ModelNotFoundException(TorchServeError):
+    """No such model."""
+
+    status: ClassVar[int] = 404
+
+
+class ModelVersionNotFoundException(TorchServeError):
+    """No such version of a model."""
+
+    status: ClassVar[int] = 404
+
+
+class MethodNotAllowedException(TorchServeError):
+    """The path has no such method."""
+
+    status: ClassVar[int] = 405
+
+
+class RequestTimeoutException(TorchServeError):
+    """It took too long."""
+
+    status: ClassVar[int] = 408
+
+
+class ConflictStatusException(TorchServeError):
+    """The version is registered already."""
+
+    status: ClassVar[int] = 409
+
+
+class InternalServerException(TorchServeError):
+    """The server failed (500), or a worker did, which says with which status."""
+
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status  # pyright: ignore[reportAttributeAccessIssue] - each failure of a worker has its own
+
+
+class ServiceUnavailableException(TorchServeError):
+    """No worker is there, or its queue is full; the client may ask again after `retry_after_s`."""
+
+    status: ClassVar[int] = 503
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
