@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients demo bench-export bench-serving soak clean
+.PHONY: install lint test clients demo bench-export bench-serving bench-torchserve soak clean
 
 install: .venv/.installed
 
@@ -41,6 +41,10 @@ bench-export: install
 
 bench-serving: install
 	$(BIN)/python -m bench.serving --to docs/benchmarks/serving.md
+
+# The real TorchServe, which needs Java 17, and ours; ab (apache2-utils) and wrk make the load.
+bench-torchserve: install
+	$(BIN)/python -m bench.torchserve --to docs/benchmarks/torchserve.md
 
 soak: install
 	$(BIN)/python -m bench.soak --to docs/benchmarks/soak.md

@@ -1,10 +1,10 @@
 """Errors of the bench room.
 
 - BenchError
-  - WrkMissing     wrk, which makes the load, is not installed (nothing is measured)
-  - ProcessFailed  a process of ours did not start, or ended before its time
-  - WrongAnswer    a server's numbers are not the engine's (its speed would mean nothing)
-  - FailedLoad     some requests of a load were not answered, or not with success
+  - LoadToolMissing    wrk or ab, which make the load, is not installed (nothing is measured)
+  - ProcessFailed      a process of ours did not start, or ended before its time
+  - WrongAnswer        a server's numbers are not the engine's (its speed would mean nothing)
+  - FailedLoad         some requests of a load were not answered, or not with success
 """
 
 from typing import ClassVar
@@ -16,8 +16,8 @@ class BenchError(StateserveError):
     """A measurement could not be made."""
 
 
-class WrkMissing(BenchError):
-    """wrk, which makes the load, is not installed."""
+class LoadToolMissing(BenchError):
+    """wrk or ab, which make the load, is not installed."""
 
     exit_code: ClassVar[int] = 2
 

@@ -9,7 +9,19 @@ from pathlib import Path
 from bench.wrk import wrk_version
 from foundation.environment import environment
 
-_PACKAGES = ("fastapi", "granian", "numpy", "onnxruntime", "orjson", "pydantic", "pysimdjson", "torch", "uvicorn", "uvloop")
+_PACKAGES = (
+    "fastapi",
+    "granian",
+    "numpy",
+    "onnxruntime",
+    "orjson",
+    "pydantic",
+    "pysimdjson",
+    "torch",
+    "torchserve",
+    "uvicorn",
+    "uvloop",
+)
 _COLOURS = ("#8a94a6", "#1f6feb")
 
 
@@ -25,6 +37,11 @@ class Spread:
     def of(cls, values: Sequence[float]) -> "Spread":
         """The spread of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
+
+    @classmethod
+    def of_ratios(cls, ours: Sequence[float], others: Sequence[float]) -> "Spread":
+        """The spread of the rounds' own ratios."""
+        return cls.of([one / two for one, two in zip(ours, others, strict=True)])
 
     def text(self, digits: int) -> str:
         """As it stands in a table: `9,120 (8,900-9,300)`."""
@@ -73,10 +90,10 @@ def write(path: Path, text: str, sections: Sequence[Section]) -> None:
             (path.parent / section.chart.file).write_text(to_svg(section.chart))
 
 
-def to_markdown(introduction: str, sections: Sequence[Section]) -> str:
-    """The page: what was done, on what machine, with which versions, and the sections."""
+def to_markdown(title: str, introduction: str, sections: Sequence[Section]) -> str:
+    """The page: its title, what was done, on what machine, with which versions, and the sections."""
     facts = environment()
-    lines = ["# How fast the server is", "", introduction, "", f"{facts['cpu']}, {facts['cores']} cores; {_versions(facts)}."]
+    lines = [f"# {title}", "", introduction, "", f"{facts['cpu']}, {facts['cores']} cores; {_versions(facts)}."]
     for section in sections:
         lines += ["", f"## {section.title}", "", section.text, ""]
         lines += [_row(section.columns), _row(("---",) * len(section.columns)), *(_row(row) for row in section.rows)]

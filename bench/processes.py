@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,24 +52,36 @@ def started(module: str, *arguments: str, folder: Path, ready: str = "/ready") -
     Raises:
         ProcessFailed: it ended, or did not answer in time.
     """
-    port, log = free_port(), folder / f"{module}.log"
+    port = free_port()
     command = [sys.executable, "-m", module, *arguments, "--port", str(port)]
+    with running(command, port, folder / f"{module}.log", ready) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], port: int, log: Path, ready: str) -> Iterator[Running]:
+    """Runs a server until the block ends, in the folder of its log; it begins once `ready` answers 200 on the port.
+
+    Raises:
+        ProcessFailed: it ended, or did not answer in time.
+    """
     with log.open("w") as output:
         began = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603
-            command, cwd=folder, env=server_environment(), stdout=output, stderr=subprocess.STDOUT
+            command, cwd=log.parent, env=server_environment(), stdout=output, stderr=subprocess.STDOUT
         )
     try:
         while not _answers(port, ready):
             said = log.read_text().strip()
             if process.poll() is not None:
-                raise ProcessFailed(f"{module} ended with code {process.returncode} before it answered {ready}: {said}")
+                raise ProcessFailed(f"{log.stem} ended with code {process.returncode} before it answered {ready}: {said}")
             if time.perf_counter() - began > _START_TIMEOUT_S:
-                raise ProcessFailed(f"{module} did not answer {ready} with 200 in {_START_TIMEOUT_S} s: {said}")
+                raise ProcessFailed(f"{log.stem} did not answer {ready} with 200 in {_START_TIMEOUT_S} s: {said}")
             time.sleep(_POLL_S)
         yield Running(process.pid, port, time.perf_counter() - began)
         if process.poll() is not None:
-            raise ProcessFailed(f"{module} ended with code {process.returncode} while it was measured: {log.read_text().strip()}")
+            said = log.read_text().strip()
+            raise ProcessFailed(f"{log.stem} ended with code {process.returncode} while it was measured: {said}")
     finally:
         _end(process)
 

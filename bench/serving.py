@@ -6,9 +6,6 @@ own numbers.
 """
 
 import os
-import signal
-import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,18 +13,17 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import artifact
 from bench import page
 from bench.bodies import BODIES, predictions_json
+from bench.command import measured
 from bench.models import MLP, RESNET18, made_up_inputs
 from bench.naive import server_name
 from bench.page import Chart, Goal, Section, Spread
 from bench.processes import run_module, started
 from bench.rounds import Bench, Endpoint
-from bench.wrk import Outcome, find_wrk
+from bench.wrk import Outcome
 from foundation.command import exit_codes
 from foundation.environment import cores
 
@@ -196,7 +192,7 @@ def _limit_section(outcomes: Mapping[tuple[str, str, int], list[Outcome]], conne
     for title, rate_goal in RATE_GOALS.items():
         sides = outcomes[title, "limit", connections], outcomes[title, "ours", connections]
         rate, p50, p99 = ([[getattr(one, value) for one in side] for side in sides] for value in _MEASURED)
-        rate_ratio, p50_ratio = _ratio(rate[1], rate[0]), _ratio(p50[1], p50[0])
+        rate_ratio, p50_ratio = Spread.of_ratios(rate[1], rate[0]), Spread.of_ratios(p50[1], p50[0])
         if connections > 1:
             goal = f"rate {Goal(rate_goal, at_least=True).text(rate_ratio.median)}"
         else:
@@ -218,18 +214,13 @@ def _limit_section(outcomes: Mapping[tuple[str, str, int], list[Outcome]], conne
 def _versus(title: str, text: str, unit: str, rates: Mapping[str, Sequence[float]], goal: Goal) -> Section:
     """Ours against one other, whose name is the first of `rates`."""
     other = next(iter(rates))
-    ratio = _ratio(rates["ours"], rates[other])
+    ratio = Spread.of_ratios(rates["ours"], rates[other])
     columns = (f"{other}, {unit}", f"ours, {unit}", f"ours / {other}", "goal")
     return Section(title, text, columns, [(*_cells([rates[other], rates["ours"]], 1), ratio.text(3), goal.text(ratio.median))])
 
 
 def _cells(sides: Sequence[Sequence[float]], digits: int) -> list[str]:
     return [Spread.of(side).text(digits) for side in sides]
-
-
-def _ratio(ours: Sequence[float], other: Sequence[float]) -> Spread:
-    """Round by round."""
-    return Spread.of([one / two for one, two in zip(ours, other, strict=True)])
 
 
 def _count(connections: int) -> str:
@@ -246,19 +237,14 @@ def main(
     unknown = sorted(set(only or ()) - set(PARTS))
     if unknown:
         raise typer.BadParameter(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}", param_hint="--only")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are ended as after Ctrl-C
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with exit_codes(as_json=False):
         load_average = os.getloadavg()[0]
-        find_wrk()
         sections = []
-        with tempfile.TemporaryDirectory() as folder, Progress(*columns, console=console) as progress:
-            bench = Bench(rounds, duration_s, Path(folder), progress)
+        with measured(rounds, duration_s) as bench:
             for name, part in PARTS.items():
                 if not only or name in only:
                     sections += part(bench)
-        text = page.to_markdown(_introduction(rounds, duration_s, load_average), sections)
+        text = page.to_markdown("How fast the server is", _introduction(rounds, duration_s, load_average), sections)
         typer.echo(text)
         if to is not None:
             page.write(to, text, sections)

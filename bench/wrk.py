@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.bodies import Body
-from bench.errors import FailedLoad, WrkMissing
+from bench.errors import FailedLoad, LoadToolMissing
 
 _ANSWER_TIMEOUT_S = 10
 _SPARE_S = 60
@@ -79,11 +79,11 @@ def find_wrk() -> str:
     """The path of wrk.
 
     Raises:
-        WrkMissing: it is not installed.
+        LoadToolMissing: it is not installed.
     """
     found = shutil.which("wrk")
     if found is None:
-        raise WrkMissing("wrk, which makes the load, is not installed: apt-get install wrk")
+        raise LoadToolMissing("wrk, which makes the load, is not installed: apt-get install wrk")
     return found
 
 
@@ -97,7 +97,7 @@ def fire(load: Load, folder: Path) -> Outcome:
     """Runs one load; `folder` takes its script and body.
 
     Raises:
-        WrkMissing: wrk is not installed.
+        LoadToolMissing: wrk is not installed.
         FailedLoad: a request was not answered, or not with success.
     """
     script, content = folder / "wrk.lua", folder / "wrk.body"

@@ -10,7 +10,7 @@ import artifact
 import model_defs
 from bench import naive, page
 from bench.bodies import BODIES, Body, read_answer
-from bench.errors import FailedLoad, ProcessFailed, WrkMissing
+from bench.errors import FailedLoad, LoadToolMissing, ProcessFailed
 from bench.models import MLP, RESNET18, made_up_inputs
 from bench.page import Chart, Goal, Section, Spread
 from bench.processes import run_module, started
@@ -86,7 +86,7 @@ def test_wrk_is_asked_for(monkeypatch):
     """Without wrk the command says how to install it, and ends with code 2."""
     monkeypatch.setenv("PATH", "")
 
-    with pytest.raises(WrkMissing, match="apt-get install wrk") as caught:
+    with pytest.raises(LoadToolMissing, match="apt-get install wrk") as caught:
         find_wrk()
     assert caught.value.exit_code == 2
 
@@ -179,7 +179,7 @@ def test_a_page_has_its_tables_goals_and_charts(tmp_path):
     chart = Chart("rates.svg", "Rates", ("limit", "ours"), {"JSON": (10.0, 20.0)})
     cells = ("JSON", rate.text(0), Goal(1.2, at_least=True).text(1.1), Goal(1.3, at_least=False).text(1.1))
     sections = [Section("Rates", "Of two.", ("body", "1/s", "rate", "p50"), [cells], chart)]
-    page.write(tmp_path / "page.md", page.to_markdown("As follows.", sections), sections)
+    page.write(tmp_path / "page.md", page.to_markdown("How fast the server is", "As follows.", sections), sections)
     text = (tmp_path / "page.md").read_text()
 
     assert "| JSON | 9,000 (8,000-12,000) | ≥ 1.2: **missed** | ≤ 1.3: held |" in text
