@@ -262,9 +262,9 @@ def main(
 def _introduction(rounds: int, duration_s: int, load_average: float) -> str:
     return (
         "Made by `make bench-torchserve`: TorchServe with Java, and ours without, each with one Python worker for an archive, on "
-        "one machine with the load generator (wrk with one thread, and ab), with the same config.properties, ports apart. They take "
-        f"turns in {rounds} rounds of {duration_s} s. Numbers are medians, with the smallest and the largest in brackets; "
-        "a ratio is the median of the rounds' own ratios. Every answer was compared with the engine's numbers first, and one "
+        "one machine with the load generator (wrk with one thread, and ab), with the same config.properties, ports apart. They "
+        f"take turns in {rounds} rounds of {duration_s} s. Numbers are medians, with the smallest and the largest in brackets; a "
+        "ratio is the median of the rounds' own ratios. Every answer was compared with the engine's numbers first, and one "
         f"failed request would have ended the run. The machine's load average was {load_average:.1f} before the start."
     )
 
