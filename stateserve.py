@@ -1,6 +1,7 @@
 """The `stateserve` command: the rooms' commands under one name. A room is imported when its command runs, not before."""
 
 import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,11 +11,13 @@ import typer
 
 from export.__main__ import export
 from foundation.command import exit_codes
-from serving.__main__ import serve
+from serving.__main__ import ServeCommand, serve
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 app.command()(export)
-app.command()(serve)
+app.command(cls=ServeCommand)(serve)
+package_app = typer.Typer(no_args_is_help=True, help="Put an artifact into the archive of another server.")
+app.add_typer(package_app, name="package")
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")]
 Plugins = Annotated[list[str] | None, typer.Option(help="A .py file or module that registers your model; repeatable.")]
@@ -66,6 +69,26 @@ def check(
             with contextlib.redirect_stdout(sys.stderr):  # see above
                 report["rebuilt_content_id"] = run_rebuild(artifact, ckpt, tuple(plugin or ()), Silent())
         _print(report if as_json else _check_text(report))
+
+
+@package_app.command()
+def mar(
+    artifact: Annotated[Path, typer.Argument(help="The artifact: <repository>/<name>/<version>.")],
+    to: Annotated[Path, typer.Option(help="Where to: a .mar file, or a directory, in which it is NAME.mar.")] = Path(
+        "model_store"
+    ),
+    model_format: Annotated[
+        str | None, typer.Option("--format", help="onnx or torchscript. Default: the first that the artifact holds.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a .mar that the real TorchServe serves, on the CPU or a GPU; it replays the golden cases there before it answers."""
+    with exit_codes(as_json=as_json):
+        from serving.torchserve.package import package
+
+        made = package(artifact, to, model_format, force=force)
+    _print({**dataclasses.asdict(made), "path": str(made.path)} if as_json else str(made.path))
 
 
 def _check(directory: Path, *, replay: bool) -> dict[str, Any]:

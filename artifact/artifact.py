@@ -45,11 +45,11 @@ class Artifact:
         return golden.replay(self.engine, self.signature, self.cases, self.budgets[self.engine.name])
 
 
-def load(path: Path | str, engine: str = "auto", threads: int | None = None, calls: int = 1) -> Artifact:
+def load(path: Path | str, engine: str = "auto", threads: int | None = None, calls: int = 1, device: str = "cpu") -> Artifact:
     """Reads an artifact, checks every hash, and makes its engine.
 
-    `engine` is `onnx`, `torchscript`, `pt2`, or `auto`: the first of these that the artifact holds. `threads` and `calls` are
-    those of `EngineOptions`.
+    `engine` is `onnx`, `torchscript`, `pt2`, or `auto`: the first of these that the artifact holds. `threads`, `calls` and
+    `device` are those of `EngineOptions`.
 
     Raises:
         NotAnArtifact: there is no artifact.
@@ -65,7 +65,7 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None, cal
     return Artifact(
         path=directory,
         manifest=stated,
-        engine=load_engine(name, files[MODEL_FILES[name]], stated.signature, EngineOptions(threads, calls)),
+        engine=load_engine(name, files[MODEL_FILES[name]], stated.signature, EngineOptions(threads, calls, device)),
         cases=cases,
         budgets=read_budgets(files[manifest.PARITY], stated, directory),
     )

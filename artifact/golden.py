@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from artifact.engines import Engine
 from artifact.errors import DamagedArtifact, GoldenMismatch, InvalidInput
+from artifact.recorded import read_arrays
 from artifact.signature import Signature
 
 Arrays = Mapping[str, np.ndarray]
@@ -79,6 +78,8 @@ def _scaled(apart: np.ndarray, reference: np.ndarray) -> float:
 
 def encode(cases: Iterable[GoldenCase]) -> bytes:
     """The cases as the bytes of `golden.safetensors`."""
+    import safetensors.numpy
+
     arrays: dict[str, np.ndarray] = {}
     for case in cases:
         arrays |= {f"{case.name}/input/{name}": array for name, array in case.inputs.items()}
@@ -103,7 +104,7 @@ def decode(data: bytes) -> tuple[GoldenCase, ...]:
     """
     cases: dict[str, _Parts] = {}
     try:
-        for key, array in sorted(safetensors.numpy.load(data).items()):
+        for key, array in sorted(read_arrays(data).items()):
             case, role, *rest = key.split("/")
             parts = cases.setdefault(case, _Parts())
             if role == "output":
@@ -112,7 +113,7 @@ def decode(data: bytes) -> tuple[GoldenCase, ...]:
             else:
                 (name,) = rest
                 getattr(parts, {"input": "inputs", "reference": "reference"}[role])[name] = array
-    except (safetensors.SafetensorError, ValueError, KeyError) as cause:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise DamagedArtifact(f"the golden cases cannot be read: {cause!r}") from cause
     return tuple(GoldenCase(name, parts.inputs, parts.outputs, parts.reference) for name, parts in cases.items())
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from bench.bodies import Body
 from bench.errors import ProcessFailed
 
+CONNECTORS = 3
+"""How many ports a server opens, one after the other: for inference, management and metrics."""
+
 _START_TIMEOUT_S = 60
 _END_TIMEOUT_S = 15
 _ANSWER_TIMEOUT_S = 30
@@ -124,10 +127,19 @@ def process_status(pid: int, name: str) -> int:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of 127.0.0.1 where nobody listens, nor on the two that follow: a server of ours opens three."""
+    while True:
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError, OverflowError):  # a neighbour is taken, or none is left
+            first = _bound(probes, 0)
+            for port in range(first + 1, first + CONNECTORS):
+                _bound(probes, port)
+            return first
+
+
+def _bound(probes: contextlib.ExitStack, port: int) -> int:
+    probe = probes.enter_context(socket.socket())
+    probe.bind(("127.0.0.1", port))
+    return probe.getsockname()[1]
 
 
 def _answers(port: int, path: str) -> bool:

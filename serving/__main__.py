@@ -1,38 +1,63 @@
 """The command: `python -m serving`, which is `stateserve serve`."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from foundation.command import exit_codes
 from serving.read_settings import ReadSettings, read_settings, to_properties
-from serving.settings import GROUPS, Settings, as_text, flag_name, group, what_it_does
+from serving.settings import GROUPS, Settings, as_text, flag_name, group, is_switch, what_it_does
+from serving.torchserve import metric_logs
+from serving.torchserve.keys import warnings, without_effect
 
+SEVERAL = frozenset({"--models"})
+"""Flags that take every word up to the next flag, as TorchServe's does: `--models a.mar b=c.mar`."""
 UNITS = {"s": "SECONDS", "ms": "MILLISECONDS", "bytes": "BYTES", "rows": "ROWS"}
 """What a setting's number counts, by the last word of its name."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+class ServeCommand(TyperCommand):
+    """The command, with flags that take several words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Says such a flag before each of its words, as click wants to see it."""
+        return super().parse_args(ctx, list(_flag_before_each(args)))
+
+
+def _flag_before_each(words: list[str]) -> Iterator[str]:
+    flag, given = None, 0
+    for word in words:
+        if word.startswith("-"):
+            flag, given = (word if word in SEVERAL else None), 0
+        elif flag is not None:
+            given += 1
+            if given > 1:
+                yield flag
+        yield word
+
+
 def _flags() -> list[inspect.Parameter]:
     """One option per field of `Settings`; what it says is read as what a file or a variable says, switches apart."""
-    names = sorted(Settings.model_fields, key=lambda name: GROUPS.index(group(name)))
+    names = sorted(filter(flag_name, Settings.model_fields), key=lambda name: GROUPS.index(group(name)))
     return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_flag(name)) for name in names]
 
 
 def _flag(name: str) -> Any:
     field = Settings.model_fields[name]
-    is_switch = field.annotation is bool
+    kind: Any = bool if is_switch(name) else list[str] if flag_name(name) in SEVERAL else str
     option = typer.Option(
-        f"{flag_name(name)}/{flag_name(name, off=True)}" if is_switch else flag_name(name),
+        f"{flag_name(name)}/{flag_name(name, off=True)}" if kind is bool else flag_name(name),
         help=f"{what_it_does(name)} Default: {as_text(name, field.default)}.",
-        metavar="" if is_switch else UNITS.get(name.rpartition("_")[2], "VALUE"),
+        metavar="" if kind is bool else UNITS.get(name.rpartition("_")[2], "VALUE"),
         rich_help_panel=group(name),
     )
-    return Annotated[(bool if is_switch else str) | None, option]
+    return Annotated[kind | None, option]
 
 
 def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,7 +71,7 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@app.command()
+@app.command(cls=ServeCommand)
 @_with_flags
 def serve(
     *,
@@ -67,18 +92,29 @@ def serve(
         if print_settings:
             typer.echo(to_properties(read), nl=False)
         else:
-            _serve(read)
+            run(read, metric_logs.metrics_directory())
 
 
-def _serve(read: ReadSettings) -> None:
+def run(read: ReadSettings, metrics_to: Path | None, started: Callable[[], None] | None = None) -> None:
+    """Serves until a signal ends it; TorchServe's files of metrics go to the folder `metrics_to`, if there is one.
+
+    `started` is called, in any thread, when every address is listened on.
+    """
     from serving import logs
 
     lines = logs.configure(read.settings.log_format, access_log=read.settings.access_log)
+    metric_logs.configure(metrics_to)
     try:
         if read.ignored:
-            logs.log.warning("TorchServe's keys in the settings' file have no effect here: %s", ", ".join(read.ignored))
+            logs.log.warning("TorchServe's keys in the settings' file have no effect here: %s", without_effect(read.ignored))
+        for warning in warnings(read.settings):
+            logs.log.warning("%s", warning)
         from serving.server import serve as run_server  # the server's libraries are heavy: --help does not wait for them
 
+        if started is not None:
+            from serving.torchserve.listening import tell_when_listening
+
+            tell_when_listening(read.settings, started)
         run_server(read.settings)
     finally:
         lines.flush()  # before the error that ends the command is told

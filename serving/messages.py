@@ -1,5 +1,6 @@
 """A request and an answer, as our handlers see them whichever server brought them: our own two tiny types."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +10,10 @@ class Headers(Protocol):
 
     def get(self, key: str, /) -> str | None:
         """The value of a header, or None."""
+        ...
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """All of them, repeated ones each time."""
         ...
 
 

@@ -233,6 +233,10 @@ class Metrics(Collector):
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
+    def add(self, collector: Collector) -> None:
+        """Shows the families of another collector on the page, too."""
+        self._registry.register(collector)
+
     def request_failed(self, reason: str) -> None:
         """A request failed before its model was found, for one of `REASONS`; the labels `model` and `version` are empty."""
         self._failed[reason if reason in self._failed else "other"] += 1

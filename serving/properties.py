@@ -1,39 +1,19 @@
-"""config.properties: its format, and the keys in it that are TorchServe's."""
+"""config.properties: its format, which is that of Java's properties."""
 
+import re
 from pathlib import Path
 
 from serving.errors import SettingsError
 
-TORCHSERVE_KEYS = frozenset(
-    """
-    inference_address management_address metrics_address
-    grpc_inference_address grpc_management_address grpc_inference_port grpc_management_port enable_grpc_ssl
-    grpc_inference_max_connection_age_ms grpc_inference_max_connection_age_grace_ms
-    grpc_management_max_connection_age_ms grpc_management_max_connection_age_grace_ms
-    model_store workflow_store load_models models model_snapshot version
-    default_workers_per_model job_queue_size default_response_timeout default_startup_timeout unregister_model_timeout
-    number_of_gpu number_of_netty_threads netty_client_threads prefer_direct_buffer
-    use_native_io io_ratio vmargs metric_time_interval plugins_path system_metrics_cmd
-    enable_envvars_config use_env_allowed_urls allowed_urls
-    max_request_size max_response_size limit_max_image_pixels decode_input_request
-    default_service_handler service_envelope model_server_home install_py_dep_per_model
-    cors_allowed_origin cors_allowed_methods cors_allowed_headers
-    keystore keystore_pass keystore_type certificate_file private_key_file
-    disable_token_authorization token_expiration_min enable_model_api
-    enable_metrics_api metrics_mode metrics_config model_metrics_auto_detect disable_system_metrics
-    async_logging debug blacklist_env_vars initial_worker_port initial_distribution_port
-    ipex_enable ipex_gpu_enable cpu_launcher_enable cpu_launcher_args
-    ts_open_inference_protocol ts_header_key_sequence_id ts_header_key_sequence_start ts_header_key_sequence_end
-    cpp_log_config
-    """.split()  # noqa: SIM905 - a list of names would be a page long
-)
-"""TorchServe 0.12's keys: accepted, so that one file drives both servers, though they have no effect here yet."""
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.|$)")
+_CONTROL = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
 
 
 def read_properties(path: Path) -> dict[str, tuple[str, int]]:
-    """The keys of a Java properties file, each with its value and line.
+    r"""The keys of a Java properties file, each with its value and line.
 
     `key=value` lines, # and ! comments; a backslash that ends a line goes on with the next, without what that is indented by.
+    Any other backslash is Java's: `\\` is one, `\n` a line's end, `\u00e9` a character, and before others it means nothing.
 
     Raises:
         SettingsError: the file cannot be read, a line is no `key=value`, or a key stands twice.
@@ -49,8 +29,23 @@ def read_properties(path: Path) -> dict[str, tuple[str, int]]:
             raise SettingsError(f"{path}:{number}: {text!r} is not key=value")
         if key in found:
             raise SettingsError(f"{path}:{number}: {key} stands twice, first on line {found[key][1]}")
-        found[key] = (value, number)
+        found[key] = (unescaped(value), number)
     return found
+
+
+def unescaped(value: str) -> str:
+    """A value as Java reads it."""
+    return _ESCAPE.sub(_character, value)
+
+
+def escaped(value: str) -> str:
+    """A value as Java, and `read_properties`, read it back."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _character(found: re.Match[str]) -> str:
+    said = found[1]
+    return chr(int(said[1:], 16)) if len(said) == 5 else _CONTROL.get(said, said)
 
 
 def _logical_lines(lines: list[str]) -> list[tuple[int, str]]:

@@ -128,6 +128,10 @@ class Repository:
         except KeyError:
             raise self._why_not(name, version) from None
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a model, served or not."""
+        return name in self._models
+
     def names(self) -> list[str]:
         """The models of which at least one version is served, sorted."""
         return sorted(self._routes)
@@ -444,6 +448,8 @@ class Repository:
         try:
             return await asyncio.to_thread(model_names, self.root)
         except (FileNotFoundError, NotADirectoryError) as cause:
+            if not self._settings.needs_repository:
+                return []
             raise NoRepository(
                 f"the model repository {self.root} is not a directory; export there first, or say another --repository"
             ) from cause

@@ -9,27 +9,21 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
 
-NONE = "none"
-"""How a file, a variable or a flag says that there is no value."""
-GROUPS = ("Server", "Models", "Batching", "Limits", "Log")
+from serving.fields import NONE, UNITS, Bytes, Count, Label, NonNegative, OrNone, Positive, Sizes, from_json, setting
+from serving.torchserve.keys import TorchServeKeys
+
+GROUPS = ("Server", "Models", "Batching", "Limits", "Log", "TorchServe")
 """The panels of --help and the sections of docs/settings.md, in order."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
-_BYTES = re.compile(r"([0-9]{1,18}) ?(KiB|MiB|GiB|)")
-_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+FLAGS = {"load_models": "--models", "models": "", "model_snapshot": ""}
+"""Flags that are not named as their setting: TorchServe has --models, for what its file calls load_models."""
 
 
 @dataclass(frozen=True)
@@ -70,84 +64,45 @@ class VersionPolicy:
         return "all" if self.versions is None else f"versions:{','.join(map(str, self.versions))}"
 
 
-def _not_none(value: Any) -> Any:
-    return None if value == NONE else value
-
-
-def _bytes(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if (found := _BYTES.fullmatch(value)) is None:
-        raise ValueError("it should be a number of bytes, as in 65536, 64KiB, 64MiB or 1GiB")
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def _sizes(value: Any) -> Any:
-    if isinstance(value, str):
-        return [size.strip() for size in value.split(",")] if value not in {"", NONE} else []
-    return value
-
-
-def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    if list(sizes) != sorted(set(sizes)):
-        raise ValueError("the sizes should ascend, as in 4,8,16")
-    return sizes
-
-
-_Value = TypeVar("_Value")
-OrNone = Annotated[_Value | None, BeforeValidator(_not_none)]
-Count = Annotated[int, Field(ge=1)]
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Policy = Annotated[VersionPolicy, BeforeValidator(VersionPolicy.parse), PlainSerializer(str)]
-Sizes = Annotated[tuple[Count, ...], BeforeValidator(_sizes), AfterValidator(_ascending)]
-Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
-
-
-def _setting(group: str, default: Any, does: str, **bounds: Any) -> Any:
-    """A field; `group` is the panel of --help and the section of docs/settings.md that it stands in."""
-    return Field(default, description=does, json_schema_extra={"group": group}, **bounds)
 
 
 class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=True, protected_namespaces=()):
     """What holds for every model, unless `model_settings` says otherwise for one."""
 
-    engine: Literal["auto", "onnx", "torchscript"] = _setting(
+    engine: Literal["auto", "onnx", "torchscript"] = setting(
         "Models", "auto", "What runs a model; auto: the server's choice among the artifact's formats."
     )
-    threads: OrNone[Count] = _setting(
+    threads: OrNone[Count] = setting(
         "Models", None, "Threads of one engine call; none: the cores over the instances, and one on the event loop."
     )
-    instances: Count = _setting(
-        "Models", 1, "Calls of one version that run side by side; on the event loop there is one.", le=256
-    )
-    version_policy: Policy = _setting(
+    instances: Count = setting("Models", 1, "Calls of one version that run side by side; on the event loop there is one.", le=256)
+    version_policy: Policy = setting(
         "Models", VersionPolicy(latest=1), "Which versions are served: latest:N (the N highest), all, or versions:1,3."
     )
-    max_batch_rows: OrNone[Count] = _setting(
+    max_batch_rows: OrNone[Count] = setting(
         "Batching", None, "Rows of one engine call, at most; none: as many as the model's signature allows."
     )
-    preferred_batch_sizes: Sizes = _setting(
+    preferred_batch_sizes: Sizes = setting(
         "Batching", (), "Rows that a batch is cut to, where more wait: ascending, as in 4,8,16; none: as many as there are."
     )
-    max_delay_ms: NonNegative = _setting("Batching", 0.0, "How long an idle engine waits for more rows; 0: not at all.")
-    max_queue_rows: OrNone[Count] = _setting(
+    max_delay_ms: NonNegative = setting("Batching", 0.0, "How long an idle engine waits for more rows; 0: not at all.")
+    max_queue_rows: OrNone[Count] = setting(
         "Batching",
         None,
         "Rows that wait, at most; more are refused with 503; none: what five seconds answer, at least 8 calls and 128 rows.",
     )
-    priority_levels: Count = _setting(
+    priority_levels: Count = setting(
         "Batching", 3, "How many priorities a request can have: 1, the first served, to this.", le=64
     )
-    default_priority: Count = _setting("Batching", 2, "The priority of a request that says none.")
-    default_timeout_s: OrNone[Positive] = _setting(
+    default_priority: Count = setting("Batching", 2, "The priority of a request that says none.")
+    default_timeout_s: OrNone[Positive] = setting(
         "Batching", None, "How long a request that says nothing itself waits for an engine before 504; none: without end."
     )
-    execution: Literal["auto", "loop", "thread"] = _setting(
+    execution: Literal["auto", "loop", "thread"] = setting(
         "Models", "auto", "Where engine calls run: on the event loop or in a thread; auto: by how long the warm-up's calls took."
     )
-    required: bool = _setting("Models", default=True, does="Whether the server is not ready without the model.")
+    required: bool = setting("Models", default=True, does="Whether the server is not ready without the model.")
 
     @field_validator("preferred_batch_sizes")
     @classmethod
@@ -188,34 +143,38 @@ class ModelSettings(ModelDefaults, frozen=True):
     labels: Mapping[Label, Count] = Field(default={}, description="Names for versions: a request may ask for the name.")
 
 
-class Settings(ModelDefaults, frozen=True):
+class Settings(TorchServeKeys, ModelDefaults, frozen=True):
     """Every field is a flag, a key of config.properties, and a variable `STATESERVE_<FIELD>`."""
 
-    repository: Path = _setting("Server", Path("model_repository"), "The model repository: the folder of NAME/VERSION/.")
-    host: str = _setting("Server", "127.0.0.1", "The address to listen on.", min_length=1)
-    port: int = _setting("Server", 8080, "The port to listen on.", ge=1, le=65535)
-    poll_interval_s: NonNegative = _setting("Server", 0.0, "How often the repository is looked at for changes; 0: never.")
-    repository_api: Literal["auto", "on", "off"] = _setting(
+    repository: Path = setting("Server", Path("model_repository"), "The model repository: the folder of NAME/VERSION/.")
+    host: str = setting(
+        "Server", "127.0.0.1", "The address to listen on; management listens on it where it is a loopback address.", min_length=1
+    )
+    port: int = setting(
+        "Server", 8080, "The port to listen on: predictions; management on the next, metrics on the one after.", ge=1, le=65535
+    )
+    poll_interval_s: NonNegative = setting("Server", 0.0, "How often the repository is looked at for changes; 0: never.")
+    repository_api: Literal["auto", "on", "off"] = setting(
         "Server", "auto", "Whether clients may load and unload models; auto: only where host is a loopback address."
     )
-    drain_delay_s: NonNegative = _setting("Server", 0.0, "At the end, how long the server answers on while it says not ready.")
-    drain_timeout_s: NonNegative = _setting("Server", 30.0, "At the end, how long requests in flight may take.")
-    compress_min_bytes: Bytes = _setting("Server", 1024, "The smallest answer that is compressed, for clients that accept it.")
-    max_body_bytes: Bytes = _setting("Limits", 64 << 20, "The largest body that is read, also after decompression.", ge=1)
-    max_tensors: Count = _setting("Limits", 64, "Tensors of one request, at most.")
-    max_json_depth: Count = _setting("Limits", 64, "How deep a JSON body may nest.", le=1024)
-    max_header_bytes: Bytes = _setting("Limits", 64 << 10, "The largest head of a request.", ge=8192)
-    max_connections: Count = _setting("Limits", 1024, "Connections at the same time, at most.")
-    header_timeout_s: Positive = _setting(
+    drain_delay_s: NonNegative = setting("Server", 0.0, "At the end, how long the server answers on while it says not ready.")
+    drain_timeout_s: NonNegative = setting("Server", 30.0, "At the end, how long requests in flight may take.")
+    compress_min_bytes: Bytes = setting("Server", 1024, "The smallest answer that is compressed, for clients that accept it.")
+    max_body_bytes: Bytes = setting("Limits", 64 << 20, "The largest body that is read, also after decompression.", ge=1)
+    max_tensors: Count = setting("Limits", 64, "Tensors of one request, at most.")
+    max_json_depth: Count = setting("Limits", 64, "How deep a JSON body may nest.", le=1024)
+    max_header_bytes: Bytes = setting("Limits", 64 << 10, "The largest head of a request.", ge=8192)
+    max_connections: Count = setting("Limits", 1024, "Connections at the same time, at most.")
+    header_timeout_s: Positive = setting(
         "Limits", 60.0, "How long a client may take to send a request's head, and a connection may idle.", le=60
     )
-    body_timeout_s: Positive = _setting("Limits", 60.0, "How long a client may take to send a request's body.")
-    answer_timeout_s: Positive = _setting(
+    body_timeout_s: Positive = setting("Limits", 60.0, "How long a client may take to send a request's body.")
+    answer_timeout_s: Positive = setting(
         "Limits", 60.0, "How long a client may take nothing of its answer (Linux only).", le=86400
     )
-    access_log: bool = _setting("Log", default=False, does="Whether every request is logged.")
-    log_format: Literal["json", "text"] = _setting("Log", "json", "The log's lines on stderr: JSON objects, or text for people.")
-    model_settings: Mapping[str, ModelSettings] = _setting(
+    access_log: bool = setting("Log", default=False, does="Whether every request is logged.")
+    log_format: Literal["json", "text"] = setting("Log", "json", "The log's lines on stderr: JSON objects, or text for people.")
+    model_settings: Mapping[str, ModelSettings] = setting(
         "Models", {}, 'What differs for one model, and its labels, as JSON: {"digits": {"threads": 2, "labels": {"stable": 1}}}.'
     )
 
@@ -223,11 +182,16 @@ class Settings(ModelDefaults, frozen=True):
     @classmethod
     def _stands_on_the_defaults(cls, value: Any, others: ValidationInfo) -> Any:
         """Each model's own values over the server's, so that they are checked as they will hold."""
-        given = json.loads(value, object_pairs_hook=_without_repeats) if isinstance(value, str) else value
+        given = from_json(value)
         shared = {name: others.data[name] for name in ModelDefaults.model_fields if name in others.data}
         if not isinstance(given, Mapping):
             return given
         return {model: {**shared, **own} if isinstance(own, Mapping) else own for model, own in given.items()}
+
+    @property
+    def needs_repository(self) -> bool:
+        """Whether the repository must be there: not where there is a model store, and nobody said a repository."""
+        return self.model_store is None or not self.model_store.is_dir() or "repository" in self.model_fields_set
 
     def model(self, name: str) -> ModelSettings:
         """What holds for this model: its own entry in `model_settings` over the defaults for all."""
@@ -235,18 +199,14 @@ class Settings(ModelDefaults, frozen=True):
         return own or ModelSettings(**{field: getattr(self, field) for field in ModelDefaults.model_fields})
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} stands twice in one object")
-        found[key] = value
-    return found
-
-
 def flag_name(name: str, *, off: bool = False) -> str:
-    """The flag of a setting; a switch has another that turns it off."""
-    return f"--{'no-' if off else ''}{name.replace('_', '-')}"
+    """The flag of a setting, "" where it has none; a switch has another that turns it off."""
+    return FLAGS.get(name, f"--{'no-' if off else ''}{name.replace('_', '-')}")
+
+
+def is_switch(name: str) -> bool:
+    """Whether a setting is true or false."""
+    return Settings.model_fields[name].annotation in {bool, bool | None}
 
 
 def group(name: str) -> str:
@@ -276,5 +236,5 @@ def as_text(name: str, value: Any) -> str:
 
 
 def _with_unit(value: int) -> str:
-    unit = max((unit for unit in _UNITS if value % _UNITS[unit] == 0), key=lambda unit: _UNITS[unit]) if value else ""
-    return f"{value // _UNITS[unit]}{unit}"
+    unit = max((unit for unit in UNITS if value % UNITS[unit] == 0), key=lambda unit: UNITS[unit]) if value else ""
+    return f"{value // UNITS[unit]}{unit}"

@@ -28,11 +28,12 @@ class Engine(Protocol):
 class EngineOptions:
     """How an engine runs. `threads` is for one run; None leaves it to the engine (all physical cores).
 
-    `calls` is how many runs come at once: they share the engine, its weights included.
+    `calls` is how many runs come at once: they share the engine, its weights included. `device` is `cpu` or `cuda:NUMBER`.
     """
 
     threads: int | None = None
     calls: int = 1
+    device: str = "cpu"
 
 
 def _load_onnx(model: bytes, signature: Signature, options: EngineOptions) -> Engine:

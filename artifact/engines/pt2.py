@@ -20,6 +20,8 @@ class Pt2Engine:
     name = "pt2"
 
     def __init__(self, model: bytes, signature: Signature, options: EngineOptions) -> None:
+        if options.device != "cpu":
+            raise EngineUnavailable(f"model.pt2 runs on the CPU only, not on {options.device}; take another format")
         self._inputs = [spec.name for spec in signature.inputs]
         self._outputs = [spec.name for spec in signature.outputs]
         try:

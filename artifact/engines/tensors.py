@@ -8,9 +8,9 @@ import torch
 from artifact.errors import EngineFailed
 
 
-def copied_tensors(inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> list[torch.Tensor]:
+def copied_tensors(inputs: Mapping[str, np.ndarray], names: Sequence[str], device: str = "cpu") -> list[torch.Tensor]:
     """The inputs in the given order, copied: a program may write into its own, and an array may be read-only or a view."""
-    return [torch.from_numpy(np.array(inputs[name], order="C")) for name in names]
+    return [torch.from_numpy(np.array(inputs[name], order="C")).to(device) for name in names]
 
 
 def named_outputs(answer: object, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -24,4 +24,4 @@ def named_outputs(answer: object, names: Sequence[str]) -> dict[str, np.ndarray]
     if len(values) != len(names) or len(tensors) != len(names):
         kinds = ", ".join(type(value).__name__ for value in values)
         raise EngineFailed(f"the model gives {kinds}; the signature says {len(names)} tensor(s): {', '.join(names)}")
-    return {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    return {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}

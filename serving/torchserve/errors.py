@@ -1,7 +1,8 @@
 """Errors as TorchServe tells them: the class name is the `type` on the wire, `status` the HTTP status.
 
 - TorchServeError
-  - BadRequestException, InvalidModelException, DownloadArchiveException       the request, or what it names, is wrong (400)
+  - BadRequestException, ModelException, InvalidModelException, InvalidKeyException,
+    DownloadArchiveException                                                   the request, or what it names, is wrong (400)
   - IllegalArgumentException, InvalidModelVersionException                     it is understood, and not allowed (403)
   - ResourceNotFoundException, ModelNotFoundException, ModelVersionNotFoundException    there is no such thing (404)
   - MethodNotAllowedException                                                  the path has no such method (405)
@@ -22,6 +23,12 @@ class TorchServeError(ServingError):
 
 class BadRequestException(TorchServeError):
     """The request is wrong."""
+
+    status: ClassVar[int] = 400
+
+
+class ModelException(TorchServeError):
+    """What the archive asks for cannot be had."""
 
     status: ClassVar[int] = 400
 
@@ -93,10 +100,11 @@ class ConflictStatusException(TorchServeError):
 
 
 class InternalServerException(TorchServeError):
-    """The server failed (500), or a worker did, which says with which status."""
+    """The server failed (500), or a worker did, which says with which status; `traceback_id` is that of the log's traceback."""
 
-    def __init__(self, message: str, status: int = 500) -> None:
+    def __init__(self, message: str, status: int = 500, traceback_id: str | None = None) -> None:
         super().__init__(message)
+        self.traceback_id = traceback_id
         self.status = status  # pyright: ignore[reportAttributeAccessIssue] - each failure of a worker has its own
 
 

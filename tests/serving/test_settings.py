@@ -10,14 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import SettingsError
-from serving.properties import TORCHSERVE_KEYS, read_properties
+from serving.properties import escaped, read_properties, unescaped
 from serving.read_settings import read_settings, to_properties
-from serving.settings import GROUPS, ModelSettings, Settings, VersionPolicy, as_text, flag_name, group, what_it_does
+from serving.settings import GROUPS, ModelSettings, Settings, VersionPolicy, as_text, flag_name, group, is_switch, what_it_does
+from serving.torchserve.keys import WITHOUT_EFFECT, connectors
 
 PROJECT = Path(__file__).parents[2]
 DOCS = (PROJECT / "docs" / "settings.md").read_text()
 UNITS = {"s": "s", "ms": "ms", "bytes": "bytes", "rows": "rows"}
 LABELS_ELSEWHERE = 'labels belong to one model: model_settings={"NAME": {"labels": {"stable": 1}}}'
+OWN_FILE = {
+    "model_store": Path("model_store"),
+    "load_models": ("all",),
+    "disable_token_authorization": True,
+    "default_workers_per_model": 1,
+}
 LATEST = VersionPolicy(latest=1)
 
 
@@ -25,7 +32,7 @@ LATEST = VersionPolicy(latest=1)
 def _here(tmp_path, monkeypatch):
     """An empty current directory, and no variables of this machine."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("STATESERVE_")]:
+    for name in [name for name in os.environ if name.startswith(("STATESERVE_", "TS_"))]:
         monkeypatch.delenv(name)
 
 
@@ -51,7 +58,7 @@ def test_defaults():
 
     assert read.settings == Settings()
     assert (read.sources, read.ignored) == ({}, ())
-    assert {name: getattr(read.settings, name) for name in Settings.model_fields} == {
+    assert {name: getattr(read.settings, name) for name in Settings.model_fields if group(name) != "TorchServe"} == {
         "engine": "auto",
         "threads": None,
         "instances": 1,
@@ -116,10 +123,30 @@ def test_the_format(separator):
 
 
 def test_continued_lines():
-    """A backslash at a line's end goes on with the next line, comment signs and all; two are two backslashes."""
+    """A backslash at a line's end goes on with the next line, comment signs and all; two are one backslash."""
     path = write('models={\\\n  "a": {},\\\n#b\\\n}\nhost=a\\\\\nport=1\\')
 
-    assert read_properties(path) == {"models": ('{"a": {},#b}', 1), "host": ("a\\\\", 5), "port": ("1", 6)}
+    assert read_properties(path) == {"models": ('{"a": {},#b}', 1), "host": ("a\\", 5), "port": ("1", 6)}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"http\://127.0.0.1\:8080", "http://127.0.0.1:8080"),
+        (r"https\://a\\.b/.*", r"https://a\.b/.*"),
+        (r"{\n  \"a\"\: 1\n}", '{\n  "a": 1\n}'),
+        (r"\u00e9\t\q", "é\tq"),
+    ],
+)
+def test_escapes(text, value):
+    """A backslash is read as Java reads it, so that TorchServe's own snapshots are."""
+    assert read_properties(write(f"models={text}\n")) == {"models": (value, 1)}
+
+
+@given(st.text(alphabet="ab\\=:#! \n\r\tu0é{}"))
+def test_an_escaped_text_is_read_back(text):
+    """What is written escaped is the same when it is read."""
+    assert unescaped(escaped(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -231,14 +258,14 @@ def test_wrong_settings_of_one_model(own, problem):
 
 
 def test_an_unknown_variable(monkeypatch):
-    """A variable with our prefix and an unknown name is a mistake too, also where TorchServe has such a key."""
+    """A variable with our prefix and an unknown name is a mistake too, also where TorchServe's file has such a key."""
     monkeypatch.setenv("STATESERVE_PROT", "1")
-    monkeypatch.setenv("STATESERVE_MODEL_STORE", "1")
+    monkeypatch.setenv("STATESERVE_VMARGS", "1")
 
     with pytest.raises(SettingsError) as caught:
         read_settings({}, None)
     assert "unknown variable STATESERVE_PROT; nearest: port" in str(caught.value)
-    assert "unknown variable STATESERVE_MODEL_STORE; nearest: model_settings" in str(caught.value)
+    assert "unknown variable STATESERVE_VMARGS; known: " in str(caught.value)
 
 
 def test_a_missing_file():
@@ -351,19 +378,27 @@ def test_a_model_is_checked_as_it_will_be_served():
 
 
 def test_torchserve_s_keys():
-    """TorchServe's keys are accepted in the file and told, not refused; none of them is one of ours."""
-    path = write('inference_address=http://0.0.0.0:8080\nport=1\nmodels={\\\n  "a": {}\\\n}\nkeystore_pass=secret\n')
+    """TorchServe's keys that have no effect here are accepted in the file and told, not refused."""
+    path = write("io_ratio=70\nport=1\nkeystore_pass=secret\nvmargs=-Xmx1g \\\n  -Xms1g\n")
     read = read_settings({}, path)
 
-    assert (read.settings.port, read.ignored) == (1, ("inference_address", "models", "keystore_pass"))
-    assert not TORCHSERVE_KEYS & set(Settings.model_fields)
-    assert "secret" not in to_properties(read)
+    assert (read.settings.port, read.ignored) == (1, ("io_ratio", "vmargs"))
+    assert not WITHOUT_EFFECT.keys() & Settings.model_fields.keys()
+
+
+def test_a_password_is_not_printed():
+    """--print-settings says that the keystore's password is set, and not what it is."""
+    read = read_settings({}, write("keystore_pass=secret\n"))
+
+    assert read.settings.keystore_pass == "secret"
+    assert "secret" not in to_properties(read) + repr(read.settings)
+    assert "# config.properties:1\n# keystore_pass is not shown\n" in to_properties(read)
 
 
 def test_what_is_printed_is_a_config(monkeypatch):
     """The settings as printed are read back as the same settings; comments say where each value comes from."""
     own = {"a": {"threads": 1, "labels": {"stable": 1}, "version_policy": "1,2", "max_batch_rows": None}, "b": {}}
-    write(f"max_body_bytes=3MiB\npreferred_batch_sizes=4,8\nmodel_store=x\nmax_batch_rows=9\nmodel_settings={json.dumps(own)}\n")
+    write(f"max_body_bytes=3MiB\npreferred_batch_sizes=4,8\nio_ratio=7\nmax_batch_rows=9\nmodel_settings={json.dumps(own)}\n")
     monkeypatch.setenv("STATESERVE_MAX_DELAY_MS", "0.125")
     read = read_settings({"port": "9000", "access_log": True}, None)
     printed = to_properties(read)
@@ -378,7 +413,7 @@ def test_what_is_printed_is_a_config(monkeypatch):
         "# STATESERVE_MAX_DELAY_MS\nmax_delay_ms=0.125\n"
         "# --port\nport=9000\n"
         "# --access-log\naccess_log=true\n"
-        "# TorchServe's keys, without effect here: model_store\n"
+        "# TorchServe's keys, without effect here: io_ratio\n"
         "# defaults\nengine=auto\nthreads=none\n"
     )
     monkeypatch.delenv("STATESERVE_MAX_DELAY_MS")
@@ -389,7 +424,7 @@ def test_what_is_printed_is_a_config(monkeypatch):
 def row(name):
     """A setting's row of docs/settings.md."""
     field = Settings.model_fields[name]
-    flags = f"`{flag_name(name)}`" + (f" `{flag_name(name, off=True)}`" if field.annotation is bool else "")
+    flags = " ".join(f"`{flag}`" for flag in (flag_name(name), flag_name(name, off=True) if is_switch(name) else "") if flag)
     cells = (
         f"`{name}`",
         flags,
@@ -411,11 +446,11 @@ def test_the_docs_list_every_setting(section):
     ]
 
 
-def test_the_docs_list_torchserve_s_keys():
-    """docs/settings.md lists TorchServe's keys, all of them and no other."""
-    text = DOCS.partition("\n## TorchServe's keys\n")[2].partition("\n#")[0]
+def test_the_docs_list_keys_without_effect():
+    """docs/settings.md lists TorchServe's keys without effect, all of them and no other."""
+    text = DOCS.partition("\n## TorchServe's keys without effect\n")[2].partition("\n#")[0]
 
-    assert set(re.findall(r"`(\w+)`", text)) == TORCHSERVE_KEYS
+    assert set(re.findall(r"`(\w+)`", text)) == WITHOUT_EFFECT.keys()
 
 
 @pytest.mark.parametrize("example", re.findall(r"```properties\n(.*?)```", DOCS, re.DOTALL))
@@ -425,8 +460,14 @@ def test_the_docs_examples_are_read(example):
 
 
 def test_the_projects_own_file():
-    """config.properties in the project's root says the defaults, so that it changes nothing."""
-    assert read_settings({}, PROJECT / "config.properties").settings == Settings()
+    """config.properties in the project's root says the defaults, and how TorchServe's users find their models served."""
+    read = read_settings({}, PROJECT / "config.properties")
+    said = {name for name in read.sources if getattr(read.settings, name) != getattr(Settings(), name)}
+
+    assert said == {*(f"{name}_address" for name in ("inference", "management", "metrics")), *OWN_FILE}
+    assert {name: getattr(read.settings, name) for name in OWN_FILE} == OWN_FILE
+    assert connectors(read.settings) == connectors(Settings())
+    assert read.ignored == ()
 
 
 def test_variables_of_kubernetes_are_passed_over(monkeypatch):

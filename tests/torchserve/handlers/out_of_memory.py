@@ -1,0 +1,13 @@
+"""A module whose load needs more memory than there is."""
+
+
+class OutOfMemory:
+    """Fails as torch does."""
+
+    def initialize(self, context):
+        """Fails."""
+        raise MemoryError("no more")
+
+    def handle(self, data, context):
+        """Never called."""
+        return ["?" for _ in data]

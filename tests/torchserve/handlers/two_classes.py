@@ -1,0 +1,16 @@
+"""Two classes, where one must be the handler."""
+
+
+class One:
+    """A handler."""
+
+    def initialize(self, context):
+        """Nothing is to be loaded."""
+
+    def handle(self, data, context):
+        """Never called."""
+        return ["one" for _ in data]
+
+
+class Two(One):
+    """Another."""
