@@ -129,7 +129,10 @@ def process_status(pid: int, name: str) -> int:
 def free_port() -> int:
     """A port of 127.0.0.1 where nobody listens, nor on the two that follow: a server of ours opens three."""
     while True:
-        with contextlib.ExitStack() as probes, contextlib.suppress(OSError, OverflowError):  # a neighbour is taken, or none is left
+        with (
+            contextlib.ExitStack() as probes,
+            contextlib.suppress(OSError, OverflowError),
+        ):  # a neighbour is taken, or none is left
             first = _bound(probes, 0)
             for port in range(first + 1, first + CONNECTORS):
                 _bound(probes, port)

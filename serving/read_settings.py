@@ -110,7 +110,7 @@ def _torchserve_variables(levels: Iterable[_Level]) -> _Level:
     """TorchServe's variables that count; TS_OPEN_INFERENCE_PROTOCOL always does, as there."""
     said = {name: str(value).lower() for level in levels for name, (value, _) in level.items()}
     found = {}
-    if (protocol := os.environ.get("TS_OPEN_INFERENCE_PROTOCOL")) is not None:
+    if protocol := os.environ.get("TS_OPEN_INFERENCE_PROTOCOL"):
         found["ts_open_inference_protocol"] = (str(protocol == "oip"), "TS_OPEN_INFERENCE_PROTOCOL")
     if said.get("enable_envvars_config") != "true":
         return found

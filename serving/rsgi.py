@@ -11,7 +11,7 @@ from granian._granian import RSGIProtocolClosed as ProtocolClosed
 from granian.rsgi import Scope
 
 from serving import logs
-from serving.body import gathered, nothing, require_declared
+from serving.body import Arrivals, gathered, nothing, require_declared
 from serving.error_answer import error_answer
 from serving.errors import BadRequest, ClientLeft
 from serving.inference import Inference
@@ -45,12 +45,12 @@ class RsgiFace:
         inference.active += 1
         task = self._arrivals.begin(self._loop, began)
         try:
-            body = await self._body(headers, proto)
+            body = await body_of(headers, proto, self._max_body_bytes)
             self._arrivals.end(task)
             request = Request("POST", scope.path, scope.query_string, headers, body)
             answer = await inference.answer(route, request, request_id, proto.client_disconnect)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every error has its answer
-            answer = inference.refuse(self._told(error, task), "POST", scope.path, request_id)
+            answer = inference.refuse(told(error, task, self._arrivals), "POST", scope.path, request_id)
         finally:
             inference.active -= 1
         if self.draining:
@@ -59,35 +59,16 @@ class RsgiFace:
         if self._access_log:
             logs.access(request_id, "POST", scope.path, answer.status, time.perf_counter() - began)
 
-    def _body(self, headers: Any, proto: HTTPProtocol) -> Awaitable[bytes]:
-        """The body, which is never held beyond `max_body_bytes`.
-
-        Raises:
-            BodyTooLarge, BadRequest: it says that it is larger, or no length that we read.
-        """
-        if require_declared(headers.get("content-length"), self._max_body_bytes):
-            return proto()
-        return gathered(_chunks(proto) if "transfer-encoding" in headers else nothing(), self._max_body_bytes)
-
-    def _told(self, error: BaseException, task: asyncio.Task[Any]) -> Exception:
-        """What ended the reading of a body, or the request, in our words. Raises what is not ours to answer."""
-        ended_by = self._arrivals.ended_by(error, task)
-        if isinstance(ended_by, ProtocolClosed):
-            return ClientLeft("the client left before its body was whole")
-        if not isinstance(ended_by, Exception):
-            raise ended_by
-        return ended_by
-
     async def _pass_on(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Runs the FastAPI application for one request."""
         began = time.perf_counter()
         task = self._arrivals.begin(self._loop, began)
         try:
-            body = await self._body(scope.headers, proto)
+            body = await body_of(scope.headers, proto, self._max_body_bytes)
             self._arrivals.end(task)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every error has its answer
             request_id = logs.accepted_id(scope.headers.get("x-request-id")) or self._new_id()
-            answer = error_answer(self._told(error, task), scope.method, scope.path, request_id)
+            answer = error_answer(told(error, task, self._arrivals), scope.method, scope.path, request_id)
             self._respond(proto, answer)
             logs.access(request_id, scope.method, scope.path, answer.status, time.perf_counter() - began)
             return
@@ -119,6 +100,27 @@ class RsgiFace:
         if self.draining:
             answer.headers.append(("connection", "close"))
         proto.response_bytes(answer.status, answer.headers, answer.body)
+
+
+def body_of(headers: Any, proto: HTTPProtocol, limit: int) -> Awaitable[bytes]:
+    """The body, which is never held beyond `limit` bytes.
+
+    Raises:
+        BodyTooLarge, BadRequest: it says that it is larger, or no length that we read.
+    """
+    if require_declared(headers.get("content-length"), limit):
+        return proto()
+    return gathered(_chunks(proto) if "transfer-encoding" in headers else nothing(), limit)
+
+
+def told(error: BaseException, task: asyncio.Task[Any], arrivals: Arrivals) -> Exception:
+    """What ended the reading of a body, or the request, in our words. Raises what is not ours to answer."""
+    ended_by = arrivals.ended_by(error, task)
+    if isinstance(ended_by, ProtocolClosed):
+        return ClientLeft("the client left before its body was whole")
+    if not isinstance(ended_by, Exception):
+        raise ended_by
+    return ended_by
 
 
 async def _chunks(proto: HTTPProtocol) -> AsyncIterator[bytes]:

@@ -99,6 +99,9 @@ _ERRORS = {
     500: "The server failed.",
     503: "No worker is there for it now.",
 }
+_NOT_PREDICTED = (404, 500, 503)
+_DONE_OR_BEGUN: Mapping[int, Json | None] = dict.fromkeys((200, 202), _STATUS)
+_DONE_OR_NOT: Mapping[int, Json | None] = dict.fromkeys((200, 202, 210), _STATUS)
 _WORKER = _object({"id": _TEXT, "startTime": _TEXT, "status": _TEXT, "gpu": {"type": "boolean"}, "memoryUsage": _NUMBER})
 _DESCRIBED = _object(
     {
@@ -127,7 +130,9 @@ def _inference() -> Json:
 
 
 def _prediction(operation_id: str, *parameters: Json) -> Operation:
-    operation = _operation(operation_id, "A prediction: the model's handler reads the body.", {}, *parameters, errors=(404, 500, 503))
+    operation = _operation(
+        operation_id, "A prediction: the model's handler reads the body.", {}, *parameters, errors=(404, 500, 503)
+    )
     asked = {"description": "What the handler takes.", "content": _ANYTHING, "required": True}
     answered = {"200": {"description": "What the handler answers.", "content": _ANYTHING}}
     return {**operation, "requestBody": asked, "responses": {**answered, **operation["responses"]}}
@@ -153,7 +158,7 @@ def _register_model() -> Operation:
     return _operation(
         "registerModel",
         "Registers a .mar file.",
-        dict.fromkeys((200, 202, 210), _STATUS),
+        _DONE_OR_NOT,
         _in_query("url", "The file: its name in the model store, or its address.", _TEXT, required=True),
         _in_query("model_name", "The model's name, instead of the archive's.", _TEXT),
         _in_query("handler", "The handler, instead of the archive's.", _TEXT),
@@ -189,14 +194,18 @@ def _methods(prefix: str, which: str, *place: Json) -> Json:
         _TIMEOUT,
     )
     described = _operation(f"{prefix}describeModel", f"What holds {which}.", {200: _DESCRIBED}, *place, errors=(404, 500))
-    scaled = dict.fromkeys((200, 202, 210), _STATUS)
-    ended = dict.fromkeys((200, 202), _STATUS)
     return {
         "get": described,
         "put": _operation(
-            f"{prefix}setAutoScale", f"Sets the workers {which}.", scaled, *place, *workers, errors=(400, 404, 500)
+            f"{prefix}setAutoScale", f"Sets the workers {which}.", _DONE_OR_NOT, *place, *workers, errors=(400, 404, 500)
         ),
         "delete": _operation(
-            f"{prefix}unregisterModel", f"Ends the workers {which}.", ended, *place, _SYNCHRONOUS, _TIMEOUT, errors=(404, 408, 500)
+            f"{prefix}unregisterModel",
+            f"Ends the workers {which}.",
+            _DONE_OR_BEGUN,
+            *place,
+            _SYNCHRONOUS,
+            _TIMEOUT,
+            errors=(404, 408, 500),
         ),
     }

@@ -93,13 +93,11 @@ def _require_allowed(url: str, allowed_urls: Iterable[str]) -> None:
         raise ModelNotFoundException(f"Given URL {url} does not match any allowed URL(s)")
 
 
-def _in_store(name: str, store: Path) -> Path:
-    """What the store holds under a name, or a path that leads into it; the operator's links in it are followed."""
-    root = store.absolute()
-    path = Path(os.path.normpath(root / name))
-    hidden = path == root or not path.is_relative_to(root) or path.relative_to(root).parts[0].startswith(".")
-    if hidden or not os.path.exists(path):  # noqa: PTH110 - Path.exists raises for names that no file can have
-        raise ModelNotFoundException(f"Model not found at: {name}")
+def _in_store(url: str, store: Path) -> Path:
+    """What the store holds under the last part of a path, which alone counts; the operator's own links are followed."""
+    path = store / url.rstrip("/").rpartition("/")[2]
+    if path == store or path.name.startswith(".") or not os.path.exists(path):  # noqa: PTH110 - Path's raises for strange names
+        raise ModelNotFoundException(f"Model not found at: {url}")
     return path
 
 

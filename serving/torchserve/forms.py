@@ -126,7 +126,7 @@ def _multipart(boundary: bytes, body: bytes) -> list[Input]:
         "on_part_begin": begin,
         "on_header_field": of_last(_Part.header_name),
         "on_header_value": of_last(_Part.header_value),
-        "on_header_end": lambda: parts[-1].header_end(),
+        "on_header_end": lambda: parts[-1].header_end(),  # noqa: PLW0108 - which is the last changes
         "on_part_data": of_last(_Part.part_data),
     }
     try:

@@ -1,10 +1,10 @@
-"""What TorchServe's paths answer, on a listener of one connector or of several: the order of its handlers, tokens, predictions."""
+"""What TorchServe's paths answer, on a listener of one connector or several: the order of its handlers, tokens, predictions."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs
 
 from serving.inference import SMALL_BYTES
 from serving.messages import Request
@@ -90,9 +90,9 @@ class Front:
     def is_native(self, route: Route) -> bool:
         """Whether the application beside TorchServe's paths answers: a path of its own, or a model that is an artifact."""
         asked = route.prediction
-        return route.place == "native" or (
-            asked is not None and asked.model is not None and self._parts.is_native(asked.model)
-        )
+        if asked is None or asked.model is None:
+            return route.place == "native"
+        return self._parts.is_native(asked.model) or (asked.oip and not self._parts.models.versions(asked.model))
 
     def require_tokens(self, route: Route, authorization: str | None) -> None:
         """Lets a request pass, or not. Raises InvalidKeyException."""
@@ -151,7 +151,7 @@ class Front:
             if place == "management":
                 return Route(place, tokens)
         if "metrics" in self._connectors and segments[1:2] == ["metrics"]:
-            return Route("metrics", tokens)
+            return Route("metrics", tokens if self._connectors >= _SINGLE_PORT else ())
         return Route("nowhere", tokens) if self._compat or "inference" not in self._connectors else None
 
     def _oip_place(self, segments: list[str]) -> tuple[Place, None] | None:
@@ -168,7 +168,7 @@ class Front:
             case "management":
                 return await self._parts.manage(request)
             case "metrics":
-                names = [one.value.decode() for one in query_inputs(request.query, all_of={"name[]"})]
+                names = parse_qs(request.query).get("name[]", [])
                 return Answer(200, await asyncio.to_thread(self._parts.metrics.text, names), [("content-type", CONTENT_TYPE)])
             case "root" if request.method != "OPTIONS":
                 raise MethodNotAllowedException(NOT_ALLOWED)
@@ -180,7 +180,7 @@ class Front:
 
     async def _predicted(self, asked: Prediction, request: Request, request_id: str, leaving: Leaving) -> Answer:
         inputs = await self._inputs(asked, request)
-        name = asked.model if asked.model is not None else self._only_model(inputs)
+        name = asked.model if asked.model is not None else self._unnamed(request.query, inputs)
         model = self._parts.models.find(name, asked.version)
         if request.method == "OPTIONS":
             return json_answer(prediction_document(name))
@@ -198,13 +198,19 @@ class Front:
             inputs = tuple({one.name: one for one in (*query_inputs(request.query), *inputs)}.values())
         return inputs
 
-    def _only_model(self, inputs: tuple[Input, ...]) -> str:
-        """The model of a request that names none in its path. Raises BadRequestException."""
-        named = next((one.value.decode("utf-8", "replace") for one in inputs if one.name == "model_name"), None)
+    def _unnamed(self, query: str, inputs: tuple[Input, ...]) -> str:
+        """The model of a path without one: the query's, the only one that the server began with, or the form's.
+
+        Raises:
+            BadRequestException: it is none of these.
+        """
         at_start = self._parts.models.at_start()
-        if named is None and len(at_start) != 1:
+        named = [one for one in (*query_inputs(query), *inputs) if one.name == "model_name"]
+        if len(at_start) == 1 and "model_name" not in parse_qs(query):
+            return at_start[0]
+        if not named:
             raise BadRequestException("Parameter model_name is required.")
-        return at_start[0] if named is None else named
+        return named[0].value.decode("utf-8", "replace")
 
 
 def _headers(request: Request, asked: Prediction) -> tuple[tuple[str, str], ...]:

@@ -26,12 +26,14 @@ _REPACK = "Pack it again with torch-model-archiver."
 class Asked:
     """What a registration says itself, which beats the manifest; "" where it says nothing.
 
-    `default_handler` is the setting `default_service_handler`: it holds where neither the registration nor the manifest has one.
+    `default_name` and `default_handler` hold where neither the registration nor the manifest has one: at its start, TorchServe
+    calls a nameless model as its file is called; the handler is the setting `default_service_handler`.
     """
 
     name: str = ""
     handler: str = ""
     runtime: str = ""
+    default_name: str = ""
     default_handler: str = ""
 
 
@@ -67,7 +69,11 @@ def read_manifest(directory: Path, archive: str, asked: Asked) -> ReadManifest:
     for key in ("handler", "serializedFile", "modelFile", "configFile", "requirementsFile"):
         _check_stays(archive, key, _text(archive, model, key))
     return ReadManifest(
-        name=_name(archive, asked.name or _text(archive, model, "modelName"), has_manifest=bool(manifest)),
+        name=_name(
+            archive,
+            asked.name or _text(archive, model, "modelName") or asked.default_name,
+            has_manifest=(directory / PLACE).is_file(),
+        ),
         version=_version(archive, _text(archive, model, "modelVersion") or DEFAULT_VERSION),
         handler=_handler(archive, asked.handler or _text(archive, model, "handler") or asked.default_handler),
         runtime=_runtime(archive, asked.runtime or texts.get("runtime", RUNTIMES[0])),

@@ -1,7 +1,7 @@
 """The members of a model archive, none of which is trusted: what a path, a size and a number of them may be.
 
-A member that is let through has a plain relative path, is a file or a folder and stands there once; together they are no larger than
-their archive can honestly mean. The readers are `zipped.py`, `tarred.py` and `folder.py`; `mar.py` writes.
+A member that is let through has a plain relative path, is a file or a folder and stands there once; together they are no larger
+than their archive can honestly mean. The readers are `zipped.py`, `tarred.py` and `folder.py`; `mar.py` writes.
 """
 
 import unicodedata

@@ -27,15 +27,20 @@ def metrics_directory() -> Path | None:
     return Path(said) if said else None
 
 
+class _Line(logging.Formatter):
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+
+
 def configure(directory: Path | None) -> None:
     """Writes metrics that are logged to files in this folder, or nowhere."""
     for log, name in ((server_log, "ts_metrics.log"), (workers_log, "model_metrics.log")):
         log.propagate = False
-        log.handlers.clear()
+        for handler in log.handlers[:]:
+            log.removeHandler(handler)
+            handler.close()
         log.setLevel(logging.CRITICAL if directory is None else logging.INFO)
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
             handler = RotatingFileHandler(directory / name, maxBytes=MAX_BYTES, backupCount=KEPT, delay=True)
-            handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s", "%Y-%m-%dT%H:%M:%S"))
-            handler.formatter.default_msec_format = "%s,%03d"  # pyright: ignore[reportOptionalMemberAccess]
+            handler.setFormatter(_Line("%(asctime)s - %(message)s"))
             log.addHandler(handler)

@@ -1,26 +1,23 @@
 """The registry: archives by name and version, unpacked, with their workers.
 
-All state lives on the event loop; what blocks runs in threads. A version is entered by one assignment, when its archive is unpacked
-and its workers can be started; what fails before leaves nothing behind.
+All state lives on the event loop; what blocks runs in threads. A version is entered when its archive is unpacked and its workers
+can be started; what fails before leaves nothing behind.
 """
 
 import asyncio
+import contextlib
 import logging
-import shutil
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from foundation.environment import cores
 from serving.errors import ServingError
-from serving.folders import model_names
-from serving.torchserve.downloads import Archive, locate, remove_abandoned
+from serving.torchserve.downloads import remove_abandoned
 from serving.torchserve.errors import (
     BadRequestException,
     ConflictStatusException,
     InternalServerException,
-    InvalidModelException,
     InvalidModelVersionException,
     ModelNotFoundException,
     ModelVersionNotFoundException,
@@ -28,93 +25,70 @@ from serving.torchserve.errors import (
     ServiceUnavailableException,
 )
 from serving.torchserve.jobs import Job, Reply
-from serving.torchserve.mar import Mar, unpack
-from serving.torchserve.mar_manifest import PLACE, Asked
+from serving.torchserve.mar import Mar
 from serving.torchserve.parameters import Parameters
-from serving.torchserve.registration import Registration, parameters, restored
+from serving.torchserve.prepared import Prepared, prepare
+from serving.torchserve.registration import Registration
 from serving.torchserve.snapshots import Kind, Snapshots, described
+from serving.torchserve.startup import from_snapshot, to_load
 from serving.torchserve.unpacked import UnpackedFolder
-from serving.torchserve.workers import Workers
+from serving.torchserve.workers import Leaving, Workers
 
 if TYPE_CHECKING:
     from serving.settings import Settings
 
 log = logging.getLogger("stateserve")
 
-ALL = "all"
-NOTHING = frozenset({"", "none", "standalone"})
-"""Words of load_models that name no archive."""
-_SUFFIXES = (".mar", ".model", ".tar.gz")
+WHOLE = "*"
+"""The key under which `why_not_ready` tells of the server as a whole."""
 _Result = TypeVar("_Result")
 
 MakeWorkers = Callable[[Mar, str, Parameters], Workers]
 """The workers of a version: its archive, the model's name, and how they work. None is started yet."""
 
 
-class SnapshotInvalid(ServingError):
-    """A snapshot cannot be restored (the server does not start)."""
-
-    exit_code = 2
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """An archive that was found and unpacked, and how its workers shall work."""
-
-    wanted: Registration
-    archive: Archive
-    mar: Mar
-    name: str
-    parameters: Parameters
-
-    def discard(self) -> None:
-        """Removes what was unpacked, and what was fetched. Blocking."""
-        shutil.rmtree(self.mar.directory, ignore_errors=True)
-        self.archive.discard()
-
-
 class ModelVersion:
-    """One registered version. `min_workers` and `max_workers` are what it was last scaled to; `at_start`: the server loaded it."""
+    """One registered version. `at_start`: the server loaded it; `file_name` is its archive, from the model store on."""
 
-    def __init__(self, prepared: _Prepared, workers: Workers, store: Path, *, at_start: bool) -> None:
-        self.name = prepared.name
+    def __init__(self, prepared: Prepared, workers: Workers, file_name: str, *, at_start: bool) -> None:
+        self.name = prepared.mar.name
         self.version = prepared.mar.version
         self.url = prepared.wanted.url
         self.mar = prepared.mar
-        self.archive = prepared.archive
         self.parameters = prepared.parameters
+        self.prepared = prepared
         self.workers = workers
+        self.file_name = file_name
         self.at_start = at_start
-        self.min_workers = self.max_workers = 0
-        self.own_handler = bool(prepared.wanted.handler)
-        self.file_name = str(prepared.archive.path.relative_to(store))
         self._in_flight = 0
-        self._drained: asyncio.Future[None] | None = None
+        self._drained: asyncio.Event = asyncio.Event()
 
-    async def predict(self, job: Job, leaving: Any) -> Reply:
-        """What a worker's handler answers; errors as those of `Workers.predict`."""
+    async def predict(self, job: Job, leaving: Leaving | None = None, *, version: str | None = None) -> Reply:
+        """What the handler answers, as `Workers.predict`."""
         self._in_flight += 1
         try:
-            return await self.workers.predict(job, leaving)
+            return await self.workers.predict(job, leaving, version=version)
         finally:
             self._in_flight -= 1
-            if not self._in_flight and self._drained is not None and not self._drained.done():
-                self._drained.set_result(None)
+            if not self._in_flight:
+                self._drained.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until every request that came is answered, for so long at most. No other comes."""
+        if self._in_flight:
+            self._drained.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), timeout_s)
 
     @property
     def ready(self) -> bool:
         """Whether a worker can answer now."""
         return any(worker.status == "READY" for worker in self.workers.infos())
 
-    async def drained(self) -> None:
-        """Waits until every request that came is answered."""
-        if self._in_flight:
-            self._drained = self._drained or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._drained)
-
-    def remove_files(self) -> None:
-        """Removes what was unpacked. Blocking."""
-        shutil.rmtree(self.mar.directory, ignore_errors=True)
+    @property
+    def facts(self) -> dict[str, str]:
+        """What its lines in the log carry."""
+        return {"model": self.name, "version": self.version}
 
 
 @dataclass(slots=True)
@@ -128,12 +102,13 @@ class _Model:
 class Models:
     """The models of one model store. `start` loads what the settings or a snapshot say, `close` ends everything.
 
-    `gpus` is how many there are for workers. `failures` are the reasons why something is not served that should be, by its address.
+    `gpus` is how many there are for workers. `failures` are the reasons why something is not served that should be, by address.
     """
 
     def __init__(
         self, settings: "Settings", make_workers: MakeWorkers, *, gpus: int = 0, snapshots: Snapshots | None = None
     ) -> None:
+        self.gpus = gpus
         self.failures: dict[str, str] = {}
         self._settings = settings
         self._store = None if settings.model_store is None else settings.model_store.absolute()
@@ -143,7 +118,7 @@ class Models:
         self._models: dict[str, _Model] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._folder: UnpackedFolder | None = None
-        self._started = False
+        self._started = self._store is None
         self._closing = False
 
     async def start(self) -> None:
@@ -157,29 +132,30 @@ class Models:
         if self._store is None:
             return
         await asyncio.to_thread(remove_abandoned, self._store)
-        snapshot = self._settings.model_snapshot
+        snapshot, named = self._settings.model_snapshot, self._settings.load_models
         if snapshot:
-            wanted = await asyncio.to_thread(_from_snapshot, snapshot, self._store)
-            if self._settings.load_models:
-                log.warning("load_models has no effect: the snapshot %s stands before it", snapshot.get("name", ""))
+            wanted = await asyncio.to_thread(from_snapshot, snapshot, self._store)
+            if named:
+                log.warning("%s has no effect: the snapshot %s stands before it", ", ".join(named), snapshot.get("name", ""))
         else:
-            wanted = await asyncio.to_thread(_to_load, self._settings.load_models, self._store)
+            wanted = await asyncio.to_thread(to_load, named, self._store)
         await self._load_all(wanted)
-        self._started = not self._closing
+        self._started = True
         self._changed("startup")
 
     async def close(self) -> None:
-        """Writes the last snapshot, ends all workers when they have answered, and removes what was unpacked."""
-        if self._started:
+        """Writes the last snapshot, ends all workers, and removes what was unpacked. Who asks meanwhile finds nothing."""
+        if not self._closing:
             self._changed("shutdown")
         self._closing = True
         versions = [version for model in self._models.values() for version in model.versions.values()]
         self._models.clear()
-        await asyncio.gather(*(version.workers.close() for version in versions), return_exceptions=True)
+        await asyncio.gather(*(version.workers.close() for version in versions))
         while self._tasks:
             await asyncio.wait(self._tasks)
         if self._folder is not None:
-            await asyncio.to_thread(self._folder.remove)
+            folder, self._folder = self._folder, None
+            await asyncio.to_thread(folder.remove)
 
     def find(self, name: str, version: str | None = None) -> ModelVersion:
         """A version of a model, or its default one.
@@ -214,12 +190,15 @@ class Models:
         return all(version.workers.is_healthy for version in self.listed())
 
     def why_not_ready(self) -> dict[str, str]:
-        """What should answer and does not, by name, with the reason; empty where all is well."""
-        reasons = dict(self.failures)
-        for version in self.listed():
-            if version.min_workers and not version.workers.is_ready:
-                reasons[version.name] = f"not all of its {version.min_workers} worker(s) are ready"
-        return reasons
+        """What should answer and does not, by name or address, with the reason; empty where all is well."""
+        if not self._started:
+            return {WHOLE: "the models are being loaded"}
+        waiting = {
+            version.name: f"not all of its {version.workers.min_workers} workers are ready"
+            for version in self.listed()
+            if not version.workers.is_ready
+        }
+        return {**self.failures, **waiting}
 
     async def register(self, wanted: Registration) -> ModelVersion:
         """Finds, unpacks and enters an archive, whose workers are not started yet; goes on to the end even if the caller leaves.
@@ -281,17 +260,14 @@ class Models:
         self._take_out(found)
         await self._shielded(self._retire(found))
 
-    async def _load_all(self, registrations: Iterable[Registration]) -> None:
+    async def _load_all(self, wanted: Iterable[Registration]) -> None:
         """Side by side, as many as there are cores; entered in the order in which they are named."""
         room = asyncio.Semaphore(cores())
-        wanted = list(registrations)
-        prepared = await asyncio.gather(*(self._prepared_or_none(room, one) for one in wanted))
-        entered = [await self._entered_or_none(one) for one in prepared if one is not None]
-        async with asyncio.TaskGroup() as group:
-            for version in filter(None, entered):
-                group.create_task(self._start_at_start(room, version))
+        found = await asyncio.gather(*(self._prepared_or_none(room, one) for one in wanted))
+        entered = [await self._entered_or_none(prepared) for prepared in found if prepared is not None]
+        await asyncio.gather(*(self._start_at_start(room, version) for version in entered if version is not None))
 
-    async def _prepared_or_none(self, room: asyncio.Semaphore, wanted: Registration) -> _Prepared | None:
+    async def _prepared_or_none(self, room: asyncio.Semaphore, wanted: Registration) -> Prepared | None:
         async with room:
             try:
                 return await self._prepare(wanted)
@@ -299,23 +275,22 @@ class Models:
                 self._not_loaded(wanted, error)
                 return None
 
-    async def _entered_or_none(self, prepared: _Prepared) -> ModelVersion | None:
-        try:
-            return self._enter(prepared, at_start=not prepared.wanted.scaled)
-        except ServingError as error:
-            if isinstance(error, _ArtifactFirst):
-                log.warning("%s is not loaded: %s", prepared.wanted.url, error)
-            else:
-                self._not_loaded(prepared.wanted, error)
+    async def _entered_or_none(self, prepared: Prepared) -> ModelVersion | None:
+        wanted, name = prepared.wanted, prepared.mar.name
+        if prepared.has_artifact:
+            log.warning("%s is not loaded: the model repository holds an artifact called %s, which answers", wanted.url, name)
             await asyncio.to_thread(prepared.discard)
+            return None
+        try:
+            return await self._enter(prepared, at_start=wanted.scaled is None)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._not_loaded(wanted, error)
             return None
 
     async def _start_at_start(self, room: asyncio.Semaphore, version: ModelVersion) -> None:
-        held = version.parameters
-        version.min_workers, version.max_workers = held.min_workers, held.max_workers
         async with room:
             if not self._closing:
-                await self._scale_logged(version, held.min_workers, held.max_workers)
+                await self._scale_logged(version, version.parameters.min_workers, version.parameters.max_workers)
 
     def _not_loaded(self, wanted: Registration, error: Exception) -> None:
         unforeseen = None if isinstance(error, ServingError) else error
@@ -323,74 +298,67 @@ class Models:
         self.failures[wanted.url] = str(error)
 
     async def _register(self, wanted: Registration) -> ModelVersion:
-        prepared = await self._prepare(wanted)
-        try:
-            version = self._enter(prepared, at_start=False)
-        except BaseException:
-            await asyncio.to_thread(prepared.discard)
-            raise
-        if not prepared.parameters.min_workers:
+        version = await self._enter(await self._prepare(wanted), at_start=False)
+        if not version.parameters.min_workers:
             self._changed()
         return version
 
-    async def _prepare(self, wanted: Registration) -> _Prepared:
+    async def _prepare(self, wanted: Registration) -> Prepared:
         if self._store is None:
             raise BadRequestException("There is no model store here: set model_store.")
-        if self._closing:
-            raise ServiceUnavailableException("The server is about to end.")
+        self._require_open()
         if self._folder is None:
             self._folder = UnpackedFolder()
-        return await asyncio.to_thread(self._prepare_blocking, wanted, self._store, self._folder.path)
+        return await asyncio.to_thread(prepare, wanted, self._store, self._folder.path, self._settings, self._default_workers)
 
-    def _prepare_blocking(self, wanted: Registration, store: Path, into: Path) -> _Prepared:
-        settings = self._settings
-        archive = locate(wanted.url, store, settings.allowed_urls)
+    async def _enter(self, prepared: Prepared, *, at_start: bool) -> ModelVersion:
+        """Makes a version of an archive that is not registered yet; what was unpacked is removed if that fails."""
         try:
-            asked = Asked(wanted.name, wanted.handler, wanted.runtime, settings.default_service_handler or "")
-            mar = unpack(archive.path, into, asked)
+            self._require_new(prepared)
+            workers = self._make_workers(prepared.mar, prepared.mar.name, prepared.parameters)
+            await workers.prepare()
+            self._require_new(prepared)  # once more: that may have taken long
         except BaseException:
-            archive.discard()
+            await asyncio.to_thread(prepared.discard)
             raise
-        try:
-            _require_served(mar, wanted)
-            held = parameters(wanted, mar, mar.name, settings, self._default_workers)
-            return _Prepared(wanted, archive, mar, mar.name, held)
-        except BaseException:
-            shutil.rmtree(mar.directory, ignore_errors=True)
-            archive.discard()
-            raise
-
-    def _enter(self, prepared: _Prepared, *, at_start: bool) -> ModelVersion:
-        name, number = prepared.name, prepared.mar.version
-        if self._closing or self._store is None:
-            raise ServiceUnavailableException("The server is about to end.")
-        if number in {version.version for version in self.versions(name)}:
-            raise ConflictStatusException(f"Model version {number} is already registered for model {name}")
-        if name in _artifacts(self._settings.repository):
-            raise _ArtifactFirst(name)
-        workers = self._make_workers(prepared.mar, name, prepared.parameters)
-        version = ModelVersion(prepared, workers, self._store, at_start=at_start)
-        model = self._models.setdefault(name, _Model(number, {}))
-        model.versions[number] = version
+        path = prepared.archive.path
+        file_name = str(path.relative_to(self._store)) if self._store else path.name
+        version = ModelVersion(prepared, workers, file_name, at_start=at_start)
+        model = self._models.setdefault(version.name, _Model(version.version, {}))
+        model.versions[version.version] = version
         if prepared.wanted.is_default:
-            model.default = number
+            model.default = version.version
         self.failures.pop(version.url, None)
-        log.info("registered %s version %s, from %s", name, number, version.url, extra={"model": name, "version": number})
+        log.info("registered %s version %s, from %s", version.name, version.version, version.url, extra=version.facts)
         return version
+
+    def _require_new(self, prepared: Prepared) -> None:
+        self._require_open()
+        name, number = prepared.mar.name, prepared.mar.version
+        if any(version.version == number for version in self.versions(name)):
+            raise ConflictStatusException(f"Model version {number} is already registered for model {name}")
+        if prepared.has_artifact:
+            raise ConflictStatusException(
+                f"The model repository holds an artifact called {name}, which answers: give the archive another model_name, "
+                "or take the artifact away"
+            )
+
+    def _require_open(self) -> None:
+        if self._closing:
+            raise ServiceUnavailableException("The server is about to end.")
 
     async def _first_workers(self, version: ModelVersion) -> bool:
         held = version.parameters
         try:
             return await self._scale(version, held.min_workers, held.max_workers, version.version)
         except BaseException:
-            if self.versions(version.name).count(version):
+            if version in self.versions(version.name):
                 self._take_out(version)
                 await self._retire(version)
             raise
 
     async def _scale(self, version: ModelVersion, least: int, most: int, asked: str | None) -> bool:
         """`asked` is the version that the request names: TorchServe writes null where there is none."""
-        version.min_workers, version.max_workers = least, most
         try:
             return await version.workers.scale(least, most)
         except InternalServerException as cause:
@@ -403,10 +371,10 @@ class Models:
     async def _scale_logged(self, version: ModelVersion, least: int, most: int) -> None:
         try:
             await self._scale(version, least, most, version.version)
-        except Exception as error:  # noqa: BLE001 - nobody waits for it: it is told here
-            unforeseen = None if isinstance(error, ServingError) else error
-            facts = {"model": version.name, "version": version.version}
-            log.error("%s", error, extra=facts, exc_info=unforeseen)
+        except ServingError as error:
+            log.error("%s", error, extra=version.facts)  # noqa: TRY400 - the error says it all
+        except Exception:
+            log.exception("the workers of %s failed", version.name, extra=version.facts)
 
     def _take_out(self, version: ModelVersion) -> None:
         model = self._models[version.name]
@@ -418,29 +386,33 @@ class Models:
 
     async def _retire(self, version: ModelVersion) -> None:
         self._changed()
-        closing = self._spawn(self._close_version(version))
-        await asyncio.wait({closing}, timeout=self._settings.unregister_model_timeout)
-        if not closing.done():
+        timeout_s = self._settings.unregister_model_timeout
+        leaving = self._spawn(self._leave(version, timeout_s))
+        await asyncio.wait({leaving}, timeout=timeout_s or None)
+        if not leaving.done():
             raise RequestTimeoutException(f"Timed out while cleaning resources: {version.name}")
+        await leaving
 
-    async def _close_version(self, version: ModelVersion) -> None:
-        await asyncio.wait({asyncio.ensure_future(version.drained())}, timeout=self._settings.unregister_model_timeout)
-        await version.workers.close()
-        is_used = any(
-            version.archive.path == other.archive.path for model in self._models.values() for other in model.versions.values()
+    async def _leave(self, version: ModelVersion, timeout_s: float) -> None:
+        """Gives what waits the time to be answered, ends the workers, and removes the files that nobody needs."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        await version.drain(timeout_s)
+        await version.workers.close(max(0.0, end - loop.time()))
+        is_shared = any(
+            other.file_name == version.file_name for model in self._models.values() for other in model.versions.values()
         )
-        if not is_used:
-            await asyncio.to_thread(version.archive.discard)
-        await asyncio.to_thread(version.remove_files)
-        log.info("%s version %s left", version.name, version.version, extra={"model": version.name, "version": version.version})
+        remove = version.prepared.remove_files if is_shared else version.prepared.discard
+        await asyncio.to_thread(remove)
+        log.info("%s version %s left", version.name, version.version, extra=version.facts)
 
     def _changed(self, kind: Kind = "snapshot") -> None:
-        """What is served is not what it was: it is written down, for the next start."""
+        """What is served is not what it was: that is written down for the next start."""
         if self._snapshots is None or not self._started or self._closing:
             return
         versions = {name: model.versions for name, model in sorted(self._models.items())}
-        models = described(versions, {name: model.default for name, model in self._models.items()})
-        self._spawn(self._snapshots.write(kind, models))
+        defaults = {name: model.default for name, model in self._models.items()}
+        self._spawn(self._snapshots.write(kind, described(versions, defaults)))
 
     async def _shielded(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Does the work to its end, even if who waits for it leaves; `close` waits for it."""
@@ -456,85 +428,3 @@ class Models:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited was told; who left is not
-
-
-class _ArtifactFirst(ConflictStatusException):
-    """The model repository holds an artifact of that name, which answers."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"The model repository holds an artifact called {name}, which is served natively: give the archive another model_name, "
-            "or take the artifact away"
-        )
-
-
-_ArtifactFirst.__name__ = ConflictStatusException.__name__  # the wire's type
-
-
-def _require_served(mar: Mar, wanted: Registration) -> None:
-    """Refuses what needs more than one process, or is not what was meant."""
-    if mar.model_config.unsupported:
-        keys = ", ".join(mar.model_config.unsupported)
-        raise InvalidModelException(
-            f"Model {mar.name} asks for what is not supported here: {keys} in its model-config.yaml. One worker is one process, "
-            "on one GPU or none; run large models with a server that is made for them."
-        )
-    if wanted.version not in {None, mar.version}:
-        raise InvalidModelException(
-            f"{wanted.url} is version {mar.version} of {mar.name}, and the snapshot says version {wanted.version}"
-        )
-
-
-def _artifacts(repository: Path) -> list[str]:
-    """The names in the model repository, which need not be there."""
-    try:
-        return model_names(repository)
-    except OSError:
-        return []
-
-
-def _to_load(load_models: Iterable[str], store: Path) -> list[Registration]:
-    """What load_models says: `all`, or `file` and `name=file` entries. Blocking."""
-    entries = [entry for entry in load_models if entry.lower() not in NOTHING]
-    if any(entry.lower() == ALL for entry in entries):
-        return [Registration(url=name) for name in _in_store(store)]
-    return [_entry(entry) for entry in entries]
-
-
-def _entry(text: str) -> Registration:
-    name, separator, url = text.partition("=")
-    if not separator or "/" in name or ":" in name:
-        return Registration(url=text)
-    return Registration(url=url.strip(), name=name.strip())
-
-
-def _in_store(store: Path) -> list[str]:
-    try:
-        there = sorted(path for path in store.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        log.error("%s cannot be read: %s", store, error.strerror)  # noqa: TRY400 - the settings' own warning says more
-        return []
-    return [path.name for path in there if (path / PLACE).is_file() or (path.name.endswith(_SUFFIXES) and path.is_file())]
-
-
-def _from_snapshot(snapshot: Mapping[str, Any], store: Path) -> list[Registration]:
-    """What a snapshot says, when all of its archives are there. Blocking."""
-    name, models = snapshot.get("name", "model_snapshot"), snapshot.get("models")
-    if not isinstance(models, Mapping) or not all(isinstance(versions, Mapping) for versions in models.values()):
-        raise SnapshotInvalid(f'{name} is no snapshot: its "models" should be {{NAME: {{VERSION: {{...}}}}}}; {_WITHOUT}')
-    found = []
-    for model, versions in models.items():
-        for version, entry in versions.items():
-            if not isinstance(entry, Mapping):
-                raise SnapshotInvalid(f"{name} is no snapshot: model {model} version {version} is no object; {_WITHOUT}")
-            wanted = restored(model, version, entry)
-            if not wanted.url or not (store / wanted.url).exists():
-                raise SnapshotInvalid(
-                    f"Model archive file for model :{model}, version :{version} not found in model store: {name} says "
-                    f"{wanted.url or 'no marName'}, which {store} does not hold; {_WITHOUT}"
-                )
-            found.append(wanted)
-    return found
-
-
-_WITHOUT = "mend it, or start without snapshots (--ncs)"

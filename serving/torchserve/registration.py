@@ -22,9 +22,9 @@ RETRY_TIMEOUT_S = 300
 class Registration:
     """One archive, and what is asked of it; None, or "", where nothing is said.
 
-    `version` is the one that the archive should have. `workers` is how many there are where the archive says nothing; it is None at
-    the start, when the setting `models` has a say. `scaled` are the least and the most workers that a snapshot knows of, which hold
-    before all others. `is_default` makes the version its model's default.
+    `version` is the one that the archive should have. `workers` is how many there are where the archive says nothing; it is None
+    at the start, when the setting `models` has a say. `scaled` are the least and the most workers that a snapshot knows of, which
+    hold before all others. `is_default` makes the version its model's default.
     """
 
     url: str
@@ -59,14 +59,14 @@ def restored(name: str, version: str, entry: Mapping[str, Any]) -> Registration:
     )
 
 
-def parameters(wanted: Registration, mar: Mar, name: str, settings: "Settings", default_workers: int) -> Parameters:
+def parameters(wanted: Registration, mar: Mar, settings: "Settings", default_workers: int) -> Parameters:
     """What holds of a version, in TorchServe's order.
 
-    For batches: the registration, the archive's model-config.yaml, the setting `models`, the defaults. For timeouts and workers the
-    YAML stands before the registration; there, workers need both numbers.
+    For batches: the registration, the archive's model-config.yaml, the setting `models`, the defaults. For timeouts and workers
+    the YAML stands before the registration; there, workers need both numbers.
     """
-    asked, configured = mar.model_config, _configured(settings.models, name, mar.version)
-    least, most = _workers(wanted, asked, configured, default_workers, name)
+    asked, configured = mar.model_config, _configured(settings.models, mar.name, mar.version)
+    least, most = _workers(wanted, asked, configured, default_workers, mar.name)
     before_config = wanted.scaled is not None  # a snapshot knows what held at last
     timeouts = {
         "response_timeout_s": (wanted.response_timeout_s, asked.response_timeout_s, "responseTimeout"),

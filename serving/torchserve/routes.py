@@ -1,26 +1,29 @@
 """Which of TorchServe's handlers a path is for: nothing but its segments decides, in the order in which TorchServe looks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Place = Literal["api", "root", "ping", "prediction", "oip", "native", "token", "management", "metrics", "nowhere"]
+Oip = Literal["oip_server", "oip_live", "oip_ready", "oip_version"]
+Place = Literal["api", "root", "ping", "prediction", Oip, "native", "token", "management", "metrics", "nowhere"]
 """Who answers: `api` and `root` describe the connector, `native` is the application beside TorchServe's paths."""
 
 _OPEN = frozenset({"/docs", "/openapi.json", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"})
-_MANAGEMENT = frozenset({"models", "workflows"})
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Which model is asked: the default version where `version` is None, the only model or the form's where `model` is None.
 
-    `headers` are told to its handler beside the client's; `with_query`: the query's parameters are inputs.
+    `headers` are told to its handler beside the client's; `with_query`: the query's parameters are inputs; `oip`: the path is of the
+    Open Inference Protocol, where the application answers for models that there are not.
     """
 
     model: str | None
     version: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     with_query: bool = False
+    oip: bool = False
 
 
 def segments_of(path: str) -> list[str]:
@@ -37,20 +40,14 @@ def api_place(segments: list[str]) -> Place | None:
 
 def inference_place(segments: list[str]) -> tuple[Place, Prediction | None] | None:
     """What the inference connector answers; None where the path is none of its own."""
+    if segments[1:2] == ["ping"]:
+        return "ping", None
+    if (asked := _prediction(segments) or _kserve(segments) or _legacy(segments)) is not None:
+        return "prediction", asked
     match segments:
-        case ["", "ping", *_]:
-            return "ping", None
-        case ["", "predictions" | "explanations" as kind, model]:
-            return "prediction", Prediction(model, None, _told(kind, url_path=""))
-        case ["", "predictions" | "explanations" as kind, model, version, *more]:
-            return "prediction", Prediction(model, version, _told(kind, url_path="/".join(more)))
-        case ["", "invocations"]:
-            return "prediction", Prediction(None, with_query=True)
-        case ["", "models", model, "invoke"]:
-            return "prediction", Prediction(model, with_query=True)
-        case ["", "predictions" | "explanations" | "invocations", *_] | ["", "models", _, _]:
+        case ["", "predictions" | "explanations" | "invocations", *_] | ["", "models", _, _] | ["", "models", "predict"]:
             return "nowhere", None
-    return _kserve(segments) or _legacy(segments)
+    return None
 
 
 def native_place(path: str) -> tuple[Place, bool] | None:
@@ -65,31 +62,55 @@ def management_place(segments: list[str]) -> Place | None:
     match segments:
         case ["", "token"]:
             return "token"
-        case ["", "v1", "models", _]:
+        case ["", "v1", "models", _] | ["", "models" | "workflows", *_]:
             return "management"
-    return "management" if segments[1] in _MANAGEMENT else None
-
-
-def _kserve(segments: list[str]) -> tuple[Place, Prediction | None] | None:
-    match segments:
-        case ["", "v1", "models", asked]:
-            model, _, verbs = asked.partition(":")
-            for verb in ("predict", "explain"):
-                if verb in verbs:
-                    return "prediction", Prediction(model, None, _told(verb))
-        case ["", "v2", "models", model, "infer" | "explain" as verb]:
-            return "prediction", Prediction(model, None, _told(verb))
     return None
 
 
-def _legacy(segments: list[str]) -> tuple[Place, Prediction | None] | None:
+def oip_place(segments: list[str], is_native: Callable[[str], bool]) -> Oip | None:
+    """What TorchServe's own Open Inference Protocol answers, of the little that differs from the application's."""
     match segments:
-        case ["", "models", "predict"]:
-            return "nowhere", None
-        case ["", model, "predict"]:
-            return "prediction", Prediction(model, with_query=True)
-        case ["", model, version, "predict"]:
-            return "prediction", Prediction(model, version, with_query=True)
+        case ["", "v2"]:
+            return "oip_server"
+        case ["", "v2", "health", "live"]:
+            return "oip_live"
+        case ["", "v2", "health", "ready"]:
+            return "oip_ready"
+        case ["", "v2", "models", model, "versions", _, *_] if not is_native(model):
+            return "oip_version"
+    return None
+
+
+def _prediction(segments: list[str]) -> Prediction | None:
+    match segments:
+        case ["", "predictions" | "explanations" as kind, model]:
+            return Prediction(model, None, _told(kind, url_path=""))
+        case ["", "predictions" | "explanations" as kind, model, version, *more]:
+            return Prediction(model, version, _told(kind, url_path="/".join(more)))
+        case ["", "invocations"]:
+            return Prediction(None, with_query=True)
+        case ["", "models", model, "invoke"]:
+            return Prediction(model, with_query=True)
+    return None
+
+
+def _kserve(segments: list[str]) -> Prediction | None:
+    match segments:
+        case ["", "v1", "models", asked]:
+            model, _, verbs = asked.partition(":")
+            verb = next((verb for verb in ("predict", "explain") if verb in verbs), None)
+            return None if verb is None else Prediction(model, None, _told(verb))
+        case ["", "v2", "models", model, "infer" | "explain" as verb]:
+            return Prediction(model, None, _told(verb), oip=True)
+    return None
+
+
+def _legacy(segments: list[str]) -> Prediction | None:
+    match segments:
+        case ["", model, "predict"] if model != "models":
+            return Prediction(model, with_query=True)
+        case ["", model, version, "predict"] if model != "models":
+            return Prediction(model, version, with_query=True)
     return None
 
 

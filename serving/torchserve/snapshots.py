@@ -1,7 +1,7 @@
-"""Snapshots, as TorchServe's: after every change, a settings' file in logs/config that says what is served, for the next start."""
+"""Snapshots, as TorchServe's: a settings' file per change in logs/config that says what is served, for the next start."""
 
 import asyncio
-import datetime
+import datetime as dt
 import json
 import logging
 import os
@@ -105,14 +105,14 @@ def _described(one: "ModelVersion", *, is_default: bool) -> dict[str, Any]:
     return {
         "defaultVersion": is_default,
         "marName": one.file_name,
-        "minWorkers": one.min_workers,
-        "maxWorkers": one.max_workers,
+        "minWorkers": one.workers.min_workers,
+        "maxWorkers": one.workers.max_workers,
         "batchSize": held.batch_size,
         "maxBatchDelay": round(held.max_batch_delay_ms),
         "responseTimeout": round(held.response_timeout_s),
         "startupTimeout": round(held.startup_timeout_s),
         "runtimeType": one.mar.runtime,
-        **({"handler": held.handler} if one.own_handler else {}),  # our own addition: TorchServe forgets it
+        **({"handler": held.handler} if one.prepared.wanted.handler else {}),  # our own addition: TorchServe forgets it
     }
 
 
@@ -132,10 +132,10 @@ def _json(document: Mapping[str, Any]) -> str:
 
 
 def _stamp(time_ms: int) -> str:
-    when = datetime.datetime.fromtimestamp(time_ms // 1000, datetime.UTC)
+    when = dt.datetime.fromtimestamp(time_ms // 1000, dt.UTC)
     return f"{when:%Y%m%d%H%M%S}{time_ms % 1000:03}"
 
 
 def _milliseconds(name: str) -> int:
-    when = datetime.datetime.strptime(name[:14], "%Y%m%d%H%M%S").replace(tzinfo=datetime.UTC)
+    when = dt.datetime.strptime(name[:14], "%Y%m%d%H%M%S").replace(tzinfo=dt.UTC)
     return int(when.timestamp()) * 1000 + int(name[14:17])

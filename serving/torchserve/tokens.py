@@ -1,6 +1,6 @@
 """TorchServe's tokens: a key for each connector in key_file.json, and one that asks for new ones."""
 
-import datetime
+import datetime as dt
 import hmac
 import json
 import os
@@ -110,4 +110,4 @@ def _equal(key: str, offered: str) -> bool:
 
 
 def _rfc3339(time_s: float) -> str:
-    return datetime.datetime.fromtimestamp(time_s, datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return dt.datetime.fromtimestamp(time_s, dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

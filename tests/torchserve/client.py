@@ -19,7 +19,11 @@ class NoAnswer(Exception):  # noqa: N818
 
 def send(ask: Ask, connect: Callable[[], socket.socket]) -> Answer:
     """Asks on a connection of its own; after an answer that says so, waits for the server to close it."""
-    with connect() as connection:
+    try:
+        connection = connect()
+    except ConnectionRefusedError:
+        return Answer(None, "refused")
+    with connection:
         connection.settimeout(ask.wait_s)
         try:
             _send_all(connection, ask)

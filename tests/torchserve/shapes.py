@@ -52,7 +52,14 @@ class Gather:
     """The answers to all requests that were sent by `Later` are awaited."""
 
 
-Step = Ask | Settle | Later | Gather
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Waits for what nothing tells the end of."""
+
+    seconds: float
+
+
+Step = Ask | Settle | Later | Gather | Pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as it came: `status` is None where none came; `continued` where the server first asked for the body."""
+    """One answer as it came: `status` is None where none came, with the phrase "refused" where nobody listens; `continued` where the server first asked for the body."""
 
     status: int | None
     phrase: str = ""

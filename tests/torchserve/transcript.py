@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.torchserve.client import usual_phrase
 from tests.torchserve.servers import Running
-from tests.torchserve.shapes import Answer, Ask, Gather, Later, Scenario, Settle
+from tests.torchserve.shapes import Answer, Ask, Gather, Later, Pause, Scenario, Settle
 
 FOLDER = Path(__file__).with_name("transcripts")
 LONGEST = 4000
@@ -28,6 +28,7 @@ USUAL = {
 """Headers of every answer, beside `connection`, which is `close` from status 400 on; only others are kept."""
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_KEY = re.compile(r"(Bearer +)[\w-]{8,}")
 _WORKER = re.compile(r'("(?:memoryUsage|pid)": )-?\d+')
 _COUNTED = re.compile(r"^(Requests[245]XX|ts_inference_requests_total|CallsSeen|WorkTime|InputSize|Share|Anything)\b")
 _HOST = re.compile(r'\b([Hh]ostname=")[^"]*"')
@@ -44,6 +45,8 @@ def take(scenario: Scenario, server: Running) -> list[dict[str, Any]]:
             elif isinstance(step, Later):
                 later.append((step.ask, threads.submit(server.ask, step.ask)))
                 sleep(step.pause_s)
+            elif isinstance(step, Pause):
+                sleep(step.seconds)
             elif isinstance(step, Gather):
                 found |= {ask.name: [future.result()] for ask, future in later}
                 later.clear()
@@ -61,7 +64,7 @@ def told(ask: Ask, answers: list[Answer], server: Running) -> dict[str, Any]:
 def record(answer: Answer, values: Mapping[str, str]) -> dict[str, Any]:
     """An answer without what differs from run to run."""
     if answer.status is None:
-        return {"status": None}
+        return {"status": None} | ({"connection": answer.phrase} if answer.phrase else {})
     headers = {name.lower(): _plain(value, values) for name, value in answer.headers}
     body = _body(answer.body, headers.get("content-type", ""), values)
     length = headers.pop("content-length", None)
@@ -109,6 +112,7 @@ def _plain(text: str, values: Mapping[str, str]) -> str:
             text = re.sub(rf"(?<=:){value}\b", f"<{name} port>", text)
     text = _UUID.sub("<uuid>", text)
     text = _TIME.sub("<time>", text)
+    text = _KEY.sub(r"\1<key>", text)
     return _WORKER.sub(r"\1<number>", text)
 
 

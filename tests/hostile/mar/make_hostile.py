@@ -33,12 +33,12 @@ DAMAGED = "{0} is damaged: …. Copy it again, or pack it again."
 NO_ARCHIVE = "An archive is a zip file, a gzipped tar file or a folder: make it by torch-model-archiver."
 NO_NAME = "give model_name, or pack it with torch-model-archiver."
 NAME = (
-    "The model name {!a} of {{0}} is not one: it should be 1 to 255 letters, digits, _, - and dots, the first a letter or a digit. "
-    "Give another model_name."
+    "The model name {!a} of {{0}} is not one: it should be 1 to 255 letters, digits, _, - and dots, the first a letter or a "
+    "digit. Give another model_name."
 )
 VERSION = (
-    "The version {!a} of {{0}} is not one: it should be 1 to 128 letters of ASCII without spaces and slashes, since it stands in a "
-    f"path. {REPACK}"
+    "The version {!a} of {{0}} is not one: it should be 1 to 128 letters of ASCII without spaces and slashes, since it stands "
+    f"in a path. {REPACK}"
 )
 NO_HANDLER = (
     "Handler is not defined. Neither MAR-INF/MANIFEST.json of {0} nor the registration names one: give handler, or set "

@@ -95,5 +95,5 @@ class Plain:
             "request id": lambda: [context.get_request_id(number) == context.request_ids[number], len(context.request_ids)],
             "files": lambda: sorted(os.listdir(self.properties["model_dir"])),
             "directory": lambda: os.path.samefile(os.getcwd(), self.properties["model_dir"]),
-            "environment": lambda: {name: os.environ.get(name) for name in ("SECRET_OF_OURS", "NOT_SECRET", "TS_DECODE_INPUT_REQUEST")},
+            "environment": lambda: {name: os.environ.get(name) for name in ("SECRET_OF_OURS", "OPEN_VARIABLE", "TS_DECODE_INPUT_REQUEST")},
         }[what]()

@@ -17,4 +17,6 @@ class Rows:
             return len(row)
         if isinstance(row, dict) and "data" in row:
             return row["data"]
+        if isinstance(row, dict):
+            return {name: type(value).__name__ for name, value in row.items()}
         return sum(row) if isinstance(row, list) else row

@@ -1,0 +1,82 @@
+"""An archive that was found and unpacked: what is left to do is to enter it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.folders import model_names
+from serving.torchserve.downloads import Archive, locate
+from serving.torchserve.errors import InvalidModelException
+from serving.torchserve.mar import Mar, unpack
+from serving.torchserve.mar_manifest import Asked
+from serving.torchserve.parameters import Parameters
+from serving.torchserve.registration import Registration, parameters
+
+if TYPE_CHECKING:
+    from serving.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An unpacked archive, and how its workers shall work. `has_artifact`: the model repository holds an artifact of its name."""
+
+    wanted: Registration
+    archive: Archive
+    mar: Mar
+    parameters: Parameters
+    has_artifact: bool
+
+    def remove_files(self) -> None:
+        """Removes what was unpacked. Blocking."""
+        shutil.rmtree(self.mar.directory, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Removes what was unpacked, and what was fetched. Blocking."""
+        self.remove_files()
+        self.archive.discard()
+
+
+def prepare(wanted: Registration, store: Path, into: Path, settings: "Settings", default_workers: int) -> Prepared:
+    """Finds or fetches an archive, and unpacks it below `into`; after a failure nothing of it is left. Blocking.
+
+    Raises:
+        TorchServeError: it cannot be found, fetched or unpacked, or is not one that can be run here.
+    """
+    archive = locate(wanted.url, store, settings.allowed_urls)
+    try:
+        asked = Asked(wanted.name, wanted.handler, wanted.runtime, settings.default_service_handler or "")
+        mar = unpack(archive.path, into, asked)
+    except BaseException:
+        archive.discard()
+        raise
+    try:
+        _require_served(mar, wanted)
+        held = parameters(wanted, mar, settings, default_workers)
+    except BaseException:
+        shutil.rmtree(mar.directory, ignore_errors=True)
+        archive.discard()
+        raise
+    return Prepared(wanted, archive, mar, held, mar.name in _artifacts(settings.repository))
+
+
+def _require_served(mar: Mar, wanted: Registration) -> None:
+    """Refuses what needs more than one process, or is not what was meant."""
+    if mar.model_config.unsupported:
+        keys = ", ".join(mar.model_config.unsupported)
+        raise InvalidModelException(
+            f"Model {mar.name} asks for what is not served here: {keys} in its model-config.yaml. A worker here is one process, "
+            "on one GPU or none; take these keys out, or run the model on a server for large models."
+        )
+    if wanted.version not in {None, mar.version}:
+        raise InvalidModelException(
+            f"{wanted.url} is version {mar.version} of {mar.name}, and should be version {wanted.version}"
+        )
+
+
+def _artifacts(repository: Path) -> list[str]:
+    """The names in the model repository, which need not be there."""
+    try:
+        return model_names(repository)
+    except OSError:
+        return []
