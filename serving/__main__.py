@@ -98,7 +98,7 @@ def serve(
 def run(read: ReadSettings, metrics_to: Path | None, started: Callable[[], None] | None = None) -> None:
     """Serves until a signal ends it; TorchServe's files of metrics go to the folder `metrics_to`, if there is one.
 
-    `started` is called, in any thread, when every address is listened on.
+    `started` is called when every address is listened on, and the models of the model store are registered.
     """
     from serving import logs
 
@@ -111,11 +111,7 @@ def run(read: ReadSettings, metrics_to: Path | None, started: Callable[[], None]
             logs.log.warning("%s", warning)
         from serving.server import serve as run_server  # the server's libraries are heavy: --help does not wait for them
 
-        if started is not None:
-            from serving.torchserve.listening import tell_when_listening
-
-            tell_when_listening(read.settings, started)
-        run_server(read.settings)
+        run_server(read.settings, started)
     finally:
         lines.flush()  # before the error that ends the command is told
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -28,7 +28,7 @@ from serving.model import ServedModel, load_model
 from serving.protocols import management, metadata
 from serving.protocols.asked import Limits
 from serving.protocols.statistics import statistics
-from serving.repository import Event, Repository
+from serving.repository import Event, Readiness, Repository
 from serving.settings import ModelSettings, Settings
 from serving.tracked import ID, Tracked
 
@@ -41,7 +41,10 @@ _LET_GO_S = 0.1
 
 @dataclass(slots=True)
 class Running:
-    """What one server consists of. `draining`: it answers, but says that it is not ready, since it is about to end."""
+    """What one server consists of. `draining`: it answers, but says that it is not ready, since it is about to end.
+
+    `why_not_ready` tells of what is served beside the repository, by name: .mar files.
+    """
 
     settings: Settings
     repository: Repository
@@ -49,6 +52,14 @@ class Running:
     inference: Inference
     new_id: Callable[[], str]
     draining: bool = False
+    why_not_ready: Callable[[], Mapping[str, str]] = dict
+
+    def readiness(self) -> Readiness:
+        """The repository's, and that of what is served beside it; where it may be missing, it need not hold a model."""
+        found = self.repository.readiness()
+        may_be_empty = self.settings.model_store is not None and self.repository.is_empty
+        reasons = {**({} if may_be_empty else found.reasons), **self.why_not_ready()}
+        return Readiness(not reasons, reasons, found.warnings)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -157,7 +168,7 @@ async def live() -> JSONResponse:
 async def ready(request: Request) -> JSONResponse:
     """200 if every required model has a version that passed its checks; else, and before the end, 503 with the reasons."""
     running = _of(request)
-    found = running.repository.readiness()
+    found = running.readiness()
     if running.draining:
         return JSONResponse({"ready": False, "error": "the server is about to end", "models": {}}, 503)
     if found.ready:
@@ -323,6 +334,7 @@ _PREDICTION_PATHS = (
 )
 _HEALTH = (
     ("/ping", ping, "Health, as TorchServe says it"),
+    ("/ready", ready, "Whether everything that should be served can answer"),
     ("/v2/health/live", live, "Whether the process answers"),
     ("/v2/health/ready", ready, "Whether every required model passed its golden cases"),
 )

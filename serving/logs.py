@@ -49,6 +49,7 @@ def configure(log_format: str, *, access_log: bool) -> "LogLines":
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every form that it refuses
     _access.setLevel(logging.INFO if access_log else logging.CRITICAL)
     threading.excepthook = _thread_ended
     sys.excepthook = _process_ended

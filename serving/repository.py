@@ -132,6 +132,11 @@ class Repository:
         """Whether there is such a model, served or not."""
         return name in self._models
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it was looked at, and held no model."""
+        return self._started and not self._models
+
     def names(self) -> list[str]:
         """The models of which at least one version is served, sorted."""
         return sorted(self._routes)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import NoReturn
@@ -14,8 +14,8 @@ from typing import NoReturn
 from foundation.command import exit_codes
 from serving.read_settings import ReadSettings, read_settings
 from serving.torchserve import pid_file
-from serving.torchserve.metric_logs import log_directory, metrics_directory
-from serving.torchserve.snapshots import restore
+from serving.torchserve.metric_logs import metrics_directory
+from serving.torchserve.snapshots import log_directory, newest_snapshot, snapshot_directory
 
 SPOKEN = "0.12.0"
 """The version of TorchServe whose ways these are."""
@@ -101,7 +101,7 @@ def _config(flags: argparse.Namespace) -> Path | None:
     """The file that holds: a variable's, a flag's, the last run's snapshot; None for ./config.properties, where it is."""
     named = os.environ.get("TS_CONFIG_FILE") or flags.ts_config
     if named is None:
-        return None if flags.no_config_snapshots else restore(log_directory() / "config")
+        return None if flags.no_config_snapshots else newest_snapshot(snapshot_directory())
     if not Path(named).is_file():
         _refuse(f"--ts-config file not found: {named}")
     return Path(named)
@@ -150,8 +150,8 @@ def _start_in_background(read: ReadSettings, path: Path) -> None:
     if child == 0:
         os.close(from_server)
         _leave_terminal(output)
-        with _ends_here(), exit_codes(as_json=False):
-            _serve(read, path, lambda: _tell(to_starter))
+        _serve(read, path, lambda: _tell(to_starter))
+        return
     os.close(to_starter)
     with os.fdopen(from_server, "rb") as told:
         if told.read() == _STARTED:
@@ -172,21 +172,6 @@ def _leave_terminal(output: Path) -> None:
         os.dup2(opened, descriptor)
         os.close(opened)
     os.dup2(1, 2)
-
-
-@contextlib.contextmanager
-def _ends_here() -> Iterator[None]:
-    """Ends the process here, whatever happens: what the starter would do next is not for its child."""
-    code = 0
-    try:
-        yield
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    finally:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
 
 
 def _tell(to_starter: int) -> None:

@@ -90,7 +90,6 @@ class AnswerHeaders:
         cors = [(name, value) for name, key in _CORS if (value := getattr(settings, key)) is not None]
         self._fixed = (*cors, *_FIXED)
         self._json_content_type = settings.json_content_type
-        self._max_response_bytes = settings.max_response_size
 
     def add(self, answer: messages.Answer, request_id: str, *, closes: bool) -> None:
         """Adds them to an answer; an error's ends its connection, and so does one that `closes`."""
@@ -102,13 +101,11 @@ class AnswerHeaders:
         """The answer that a handler's reply is. Raises InternalServerException if it cannot be sent."""
         if not 200 <= reply.status <= 999:
             raise InternalServerException(f"The handler's status is {reply.status}, which no answer can have.")
-        if len(reply.body) > self._max_response_bytes:
-            raise InternalServerException(
-                f"The handler's answer has {len(reply.body)} bytes, more than max_response_size, {self._max_response_bytes}."
-            )
         headers = [*filter(None, map(_sendable, reply.headers))] if reply.headers else []
-        if reply.content_type:
-            headers.append(("content-type", _NOT_IN_VALUES.sub(" ", reply.content_type)))
+        content_type = reply.content_type or dict(headers).get("content-type")
+        if content_type:
+            headers = [pair for pair in headers if pair[0] != "content-type"]
+            headers.append(("content-type", _NOT_IN_VALUES.sub(" ", content_type)))
         elif self._json_content_type and reply.more is None and _is_json(reply.body):
             headers.append(JSON)
         return Answer(reply.status, reply.body, headers, reply.more)

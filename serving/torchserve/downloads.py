@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any, BinaryIO
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from foundation.storage import TEMPORARY_PREFIX
@@ -31,7 +31,7 @@ _IDLE_S = 60.0
 _WHOLE_S = 3600.0
 """How long the other side may send nothing, and take in all."""
 _CHUNK_BYTES = 1 << 20
-_URL = re.compile(r"(?i)(file|https?)://")
+_ADDRESS = re.compile(r"(?i)(file|https?)://")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 
 
@@ -60,9 +60,8 @@ def locate(url: str, store: Path, allowed_urls: Iterable[str], most_bytes: int =
     """
     if not url:
         raise ModelNotFoundException("empty url")
-    if ".." in url or ".." in unquote(url):
-        raise ModelNotFoundException(f"Relative path is not allowed in url: {url}")
-    if not _URL.match(url):
+    _require_no_dots(url)
+    if not is_address(url):
         return Archive(_in_store(url, store), fetched=False)
     _require_allowed(url, allowed_urls)
     target = store / _file_name(url)
@@ -71,6 +70,11 @@ def locate(url: str, store: Path, allowed_urls: Iterable[str], most_bytes: int =
     with _opened(url, store, allowed_urls) as source, _new_file(target) as file:
         _copy(source, file, url, most_bytes)
     return Archive(target, fetched=True)
+
+
+def is_address(url: str) -> bool:
+    """Whether it is an address to fetch from, and not a name in the store."""
+    return _ADDRESS.match(url) is not None
 
 
 def is_allowed(url: str, allowed_urls: Iterable[str]) -> bool:
@@ -84,6 +88,11 @@ def remove_abandoned(store: Path) -> None:
         with contextlib.suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+
+
+def _require_no_dots(url: str) -> None:
+    if ".." in url or ".." in unquote(url):
+        raise ModelNotFoundException(f"Relative path is not allowed in url: {url}")
 
 
 def _require_allowed(url: str, allowed_urls: Iterable[str]) -> None:
@@ -118,6 +127,8 @@ def _opened(url: str, store: Path, allowed_urls: Iterable[str]) -> Iterator[IO[b
         with source:
             yield source
     except (OSError, HTTPException, ValueError) as cause:
+        if isinstance(cause, HTTPError):
+            cause.close()
         reason = cause.reason if isinstance(cause, URLError) else cause
         log.warning("%s cannot be fetched: %s", url, reason)
         raise DownloadArchiveException(f"Failed to download archive from: {url}") from cause
@@ -155,9 +166,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         """The request that follows, where it may."""
-        if ".." in unquote(newurl):
-            raise ModelNotFoundException(f"Relative path is not allowed in url: {newurl}")
-        _require_allowed(newurl, self._allowed_urls)
+        try:
+            _require_no_dots(newurl)
+            _require_allowed(newurl, self._allowed_urls)
+        except ModelNotFoundException:
+            fp.close()
+            raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -8,7 +8,7 @@
   - MethodNotAllowedException                                                  the path has no such method (405)
   - RequestTimeoutException                                                    it took too long (408)
   - ConflictStatusException                                                    it is there already (409)
-  - InternalServerException                                                    the worker, or the server, failed (500, or what the worker says)
+  - InternalServerException                                                    the worker, or the server, failed (500, or other)
   - ServiceUnavailableException                                                no worker, or a full queue (503)
 """
 

@@ -27,10 +27,10 @@ class TorchServeFace:
     `draining` asks every client to close its connection after its answer.
     """
 
-    def __init__(self, front: Front, native: RsgiFace | None, arrivals: Arrivals, settings: Settings) -> None:
+    def __init__(self, front: Front, native: RsgiFace | None, settings: Settings) -> None:
         self._front = front
         self._native = native
-        self._arrivals = arrivals
+        self._arrivals = Arrivals(settings.body_timeout_s)
         self._max_body_bytes = settings.max_request_size
         self._access_log = settings.access_log
         self._loop = asyncio.get_running_loop()

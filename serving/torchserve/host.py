@@ -4,9 +4,7 @@ import importlib.util
 import itertools
 import os
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from foundation.environment import cores
 from serving.errors import ServingError
 from serving.torchserve.mar import Mar
 from serving.torchserve.parameters import Parameters
+from serving.torchserve.unpacked import UnpackedFolder
 from serving.torchserve.worker import WorkerMetrics
 
 if TYPE_CHECKING:
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 CHILD = Path(__file__).with_name("child") / "__main__.py"
 """The program that becomes TorchServe's worker."""
 
-_MAX_SOCKET_PATH_BYTES = 100
-"""A Unix socket's path may have 107 bytes on Linux and 103 on macOS."""
+_MAX_FOLDER_BYTES = 88
+"""A Unix socket's whole path may have 103 bytes (macOS; 107 on Linux)."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _HIDDEN = re.compile(r"STATESERVE_.*|PYTHONHOME|PYTHONSAFEPATH")
 """Variables of ours: settings, secrets among them, and what would change where a worker finds its modules."""
@@ -41,10 +40,10 @@ class WorkersMissing(ServingError):
 class WorkerHost:
     """What workers need of their server. `command` is what a worker is started with, before its own arguments; `gpus`, how many.
 
-    `sockets` is a folder of its own, for its owner alone, with a short path; `close` removes it.
+    `sockets` is a folder of its own, for its owner alone, with a short path (see `socket_folder`); `close` removes it.
     """
 
-    sockets: Path
+    sockets: UnpackedFolder
     metrics: WorkerMetrics
     metrics_config: Path
     command: tuple[str, ...] = ()
@@ -107,7 +106,7 @@ class WorkerHost:
 
     def close(self) -> None:
         """Removes the folder of sockets. No worker runs any more."""
-        shutil.rmtree(self.sockets, ignore_errors=True)
+        self.sockets.remove()
 
 
 def worker_host(settings: "Settings", metrics: WorkerMetrics) -> WorkerHost:
@@ -138,13 +137,13 @@ def torchserve_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def socket_folder() -> Path:
-    """A new folder for sockets, for its owner alone; where the usual place has too long a path, it is below /tmp."""
-    folder = Path(tempfile.mkdtemp(prefix="ts-"))
-    if len(os.fsencode(folder)) <= _MAX_SOCKET_PATH_BYTES - len("/w.2147483647"):
+def socket_folder() -> UnpackedFolder:
+    """A new folder for sockets; where the usual place has too long a path, it is below /tmp."""
+    folder = UnpackedFolder()
+    if len(os.fsencode(folder.path)) <= _MAX_FOLDER_BYTES:
         return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="ts-", dir="/tmp"))
+    folder.remove()
+    return UnpackedFolder(Path("/tmp"))  # noqa: S108 - a folder for its owner alone is made there
 
 
 def found_gpus() -> int:

@@ -69,7 +69,7 @@ class Lines:
     def _line(self, line: bytes) -> None:
         if line.startswith(_PER_REQUEST):
             return
-        if line.startswith(_METRICS) and self._metrics(line.decode("utf-8", "replace")):
+        if line.startswith(_METRICS) and self._is_metric(line.decode("utf-8", "replace")):
             return
         if not self._belongs_to_traceback(line):
             self._tell_traceback()
@@ -77,6 +77,13 @@ class Lines:
                 self._traceback.append(line)
             else:
                 self._other(line)
+
+    def _is_metric(self, line: str) -> bool:
+        try:
+            return self._metrics(line)
+        except Exception:  # who counts must not end what a worker is read by
+            log.exception("a metric cannot be counted: %s", line, extra=self._facts)
+            return True
 
     def _belongs_to_traceback(self, line: bytes) -> bool:
         """Whether the line goes on with the traceback that is being read: its frames, its error, the tracebacks before it."""

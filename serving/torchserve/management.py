@@ -16,6 +16,7 @@ from serving.errors import ModelNotFound, ModelNotReady
 from serving.messages import Request
 from serving.torchserve.answers import Answer, json_answer
 from serving.torchserve.documents import management_document
+from serving.torchserve.downloads import is_address
 from serving.torchserve.errors import (
     BadRequestException,
     InternalServerException,
@@ -83,7 +84,9 @@ class Management:
             case ["models", name, *version] if len(version) <= 1:
                 return await self._of_one(request, query, name, version[0] if version else None)
             case ["models", name, version, "set-default"]:
-                return await self._default(request, query, name, version)
+                if request.method == "PUT":
+                    return self._set_default(name, version)
+                return await self._of_one(request, query, name, version)  # as TorchServe
         raise ResourceNotFoundException(NOT_FOUND)
 
     async def _of_all(self, request: Request, query: "Parameters") -> Answer:
@@ -160,11 +163,7 @@ class Management:
         told = f"Workers scaled to {least} for model: {name}{'' if version is None else f', version: {version}'}"
         return _settled(told, is_settled=await self.models.scale(name, version, least, most))
 
-    async def _default(self, request: Request, query: "Parameters", name: str, version: str) -> Answer:
-        """Makes a version the default one; GET describes it, as TorchServe does."""
-        if request.method == "GET":
-            return await self._of_one(request, query, name, version)
-        _require(request.method, "PUT")
+    def _set_default(self, name: str, version: str) -> Answer:
         self._refuse_artifact(name, "set-default")
         self.models.set_default(name, version)
         return _status(f'Default version successfully updated for model "{name}" to "{version}"')
@@ -265,9 +264,9 @@ def _registration(asked: Parameters, default_workers: int) -> Registration:
         raise BadRequestException("Parameter url is required.")
     if runtime is not None and runtime not in _RUNTIMES:
         raise BadRequestException(f"Invalid RuntimeType value: {runtime}")
-    if asked.switch("s3_sse_kms"):
+    if asked.switch("s3_sse_kms") and is_address(url):
         raise BadRequestException(
-            "s3_sse_kms is not supported: fetch the archive into the model store, and register it from there."
+            "s3_sse_kms is not supported: copy the archive into the model store, and register it from there."
         )
     return Registration(
         url=url,

@@ -16,11 +16,6 @@ KEPT = 5
 """Files that were set aside and are kept."""
 
 
-def log_directory() -> Path:
-    """Where TorchServe's command has its logs and snapshots: `LOG_LOCATION`, else ./logs."""
-    return Path(os.environ.get("LOG_LOCATION") or "logs")
-
-
 def metrics_directory() -> Path | None:
     """Where the two files go, if the variable `METRICS_LOCATION` says it."""
     said = os.environ.get("METRICS_LOCATION")

@@ -73,12 +73,13 @@ class ModelVersion:
             if not self._in_flight:
                 self._drained.set()
 
-    async def drain(self, timeout_s: float) -> None:
-        """Waits until every request that came is answered, for so long at most. No other comes."""
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until every request that came is answered, for so long at most; whether they are. No other comes."""
         if self._in_flight:
             self._drained.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), timeout_s)
+        return not self._in_flight
 
     @property
     def ready(self) -> bool:
@@ -103,6 +104,7 @@ class Models:
     """The models of one model store. `start` loads what the settings or a snapshot say, `close` ends everything.
 
     `gpus` is how many there are for workers. `failures` are the reasons why something is not served that should be, by address.
+    `registered` is set when what is loaded at the start is found by requests; its workers may still start.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Models:
     ) -> None:
         self.gpus = gpus
         self.failures: dict[str, str] = {}
+        self.registered = asyncio.Event()
         self._settings = settings
         self._store = None if settings.model_store is None else settings.model_store.absolute()
         self._make_workers = make_workers
@@ -130,6 +133,7 @@ class Models:
             SnapshotInvalid: the snapshot is none, or names an archive that is not in the model store.
         """
         if self._store is None:
+            self.registered.set()
             return
         await asyncio.to_thread(remove_abandoned, self._store)
         snapshot, named = self._settings.model_snapshot, self._settings.load_models
@@ -265,6 +269,7 @@ class Models:
         room = asyncio.Semaphore(cores())
         found = await asyncio.gather(*(self._prepared_or_none(room, one) for one in wanted))
         entered = [await self._entered_or_none(prepared) for prepared in found if prepared is not None]
+        self.registered.set()
         await asyncio.gather(*(self._start_at_start(room, version) for version in entered if version is not None))
 
     async def _prepared_or_none(self, room: asyncio.Semaphore, wanted: Registration) -> Prepared | None:
@@ -385,19 +390,11 @@ class Models:
             model.default = next(iter(model.versions))
 
     async def _retire(self, version: ModelVersion) -> None:
+        """Gives what is in flight the time to be answered, ends the workers, and removes the files that nobody needs."""
         self._changed()
-        timeout_s = self._settings.unregister_model_timeout
-        leaving = self._spawn(self._leave(version, timeout_s))
-        await asyncio.wait({leaving}, timeout=timeout_s or None)
-        if not leaving.done():
-            raise RequestTimeoutException(f"Timed out while cleaning resources: {version.name}")
-        await leaving
-
-    async def _leave(self, version: ModelVersion, timeout_s: float) -> None:
-        """Gives what waits the time to be answered, ends the workers, and removes the files that nobody needs."""
-        loop = asyncio.get_running_loop()
+        loop, timeout_s = asyncio.get_running_loop(), self._settings.unregister_model_timeout
         end = loop.time() + timeout_s
-        await version.drain(timeout_s)
+        is_drained = await version.drain(timeout_s)
         await version.workers.close(max(0.0, end - loop.time()))
         is_shared = any(
             other.file_name == version.file_name for model in self._models.values() for other in model.versions.values()
@@ -405,6 +402,8 @@ class Models:
         remove = version.prepared.remove_files if is_shared else version.prepared.discard
         await asyncio.to_thread(remove)
         log.info("%s version %s left", version.name, version.version, extra=version.facts)
+        if not is_drained:
+            raise RequestTimeoutException(f"Timed out while cleaning resources: {version.name}")
 
     def _changed(self, kind: Kind = "snapshot") -> None:
         """What is served is not what it was: that is written down for the next start."""

@@ -20,6 +20,7 @@ class Process:
 
     def __init__(self, transport: asyncio.SubprocessTransport, events: "_Events") -> None:
         self._transport = transport
+        self._is_gone = False
         self.pid = transport.get_pid()
         self.exited = events.exited
         self.silent = events.silent
@@ -30,7 +31,9 @@ class Process:
         return self._transport.get_returncode()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process and to all that it has started."""
+        """Sends a signal to the process and to all that it has started, unless it is gone: its number may be another's then."""
+        if self._is_gone:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):  # all of them have ended
             os.killpg(self.pid, number)
 
@@ -46,6 +49,7 @@ class Process:
         """Waits until it has ended, then ends what it has started, and waits up to 1 s for what was printed, and for `others`."""
         await asyncio.wait({self.exited})
         self.signal(signal.SIGKILL)
+        self._is_gone = True
         await asyncio.wait({self.silent, *others}, timeout=_DRAIN_S)
         self._transport.close()
 
@@ -57,6 +61,25 @@ async def spawn(command: Sequence[str], environment: Mapping[str, str], director
         OSError: it cannot be started.
     """
     loop = asyncio.get_running_loop()
+    starting = loop.create_task(_start(loop, command, environment, directory, lines))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # A loop that is stopped in the midst of this would lose sight of the child.
+        with contextlib.suppress(OSError):
+            process = await starting
+            process.signal(signal.SIGKILL)
+            await process.gone()
+        raise
+
+
+async def _start(
+    loop: asyncio.AbstractEventLoop,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    lines: Lines,
+) -> Process:
     transport, events = await loop.subprocess_exec(
         lambda: _Events(loop, lines),
         *command,

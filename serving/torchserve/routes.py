@@ -15,8 +15,8 @@ _OPEN = frozenset({"/docs", "/openapi.json", "/ready", "/metrics", "/v2/health/l
 class Prediction:
     """Which model is asked: the default version where `version` is None, the only model or the form's where `model` is None.
 
-    `headers` are told to its handler beside the client's; `with_query`: the query's parameters are inputs; `oip`: the path is of the
-    Open Inference Protocol, where the application answers for models that there are not.
+    `headers` are told to its handler beside the client's; `with_query`: the query's parameters are inputs; `oip`: the path is of
+    the Open Inference Protocol, in which the application answers for models that there are not.
     """
 
     model: str | None

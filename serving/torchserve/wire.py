@@ -3,6 +3,7 @@
 Integers are big-endian int32, a text or a value is its length and its bytes, a list ends with -1. Pure: nothing here waits.
 """
 
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -54,12 +55,12 @@ def load_message(load: Load) -> bytes:
     return b"".join(
         (
             b"L",
-            _sized(load.name.encode()),
-            _sized(load.directory.encode()),
+            _sized(_bytes(load.name)),
+            _sized(os.fsencode(load.directory)),
             _INT.pack(load.batch_size),
-            _sized(load.handler.encode()),
+            _sized(_bytes(load.handler)),
             _INT.pack(load.gpu),
-            _sized(load.envelope.encode()),
+            _sized(_bytes(load.envelope)),
             bytes([load.limit_max_image_pixels]),
         )
     )
@@ -69,13 +70,18 @@ def batch_message(jobs: Sequence[Job]) -> list[bytes]:
     """The message that asks for predictions of several jobs, in parts; the values themselves are not copied."""
     parts = [b"I"]
     for job in jobs:
-        name = job.request_id.encode()
+        name = _bytes(job.request_id)
         parts += (_INT.pack(len(name)), name, _headers(job.headers))
         for one in job.inputs:
             parts += (_labels(one.name, one.content_type), _INT.pack(len(one.value)), one.value)
         parts.append(_END)
     parts.append(_END)
     return parts
+
+
+def _bytes(text: str) -> bytes:
+    """A text as the worker reads it, which dies of what is no UTF-8."""
+    return text.encode("utf-8", "replace")
 
 
 def _sized(value: bytes) -> bytes:
@@ -85,12 +91,12 @@ def _sized(value: bytes) -> bytes:
 @lru_cache(_CACHED_HEADERS)
 def _headers(headers: tuple[tuple[str, str], ...]) -> bytes:
     """The list of headers: a client sends the same with each of its requests."""
-    return b"".join(_sized(_spelled(name).encode()) + _sized(value.encode()) for name, value in headers) + _END
+    return b"".join(_sized(_bytes(_spelled(name))) + _sized(_bytes(value)) for name, value in headers) + _END
 
 
 @lru_cache(_CACHED_HEADERS)
 def _labels(name: str, content_type: str) -> bytes:
-    return _sized(name.encode()) + _sized(content_type.encode())
+    return _sized(_bytes(name)) + _sized(_bytes(content_type))
 
 
 def _spelled(name: str) -> str:

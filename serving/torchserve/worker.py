@@ -90,6 +90,7 @@ class Worker:
         self._start = start
         self._batch: Sequence[Asked] = ()
         self._timer: asyncio.TimerHandle | None = None
+        self._failure: Answer | None = None
         self._given_up = False
         self._own_s = 0.0
         self.pid = process.pid
@@ -133,9 +134,13 @@ class Worker:
         self._timer = self._loop.call_later(self._start.response_timeout_s, self._too_late)
 
     def _answered(self, answer: Answer) -> None:
+        if not self._batch or self._failure is not None:
+            self._broke("the worker's answer was not asked for")
+            return
         if answer.code != _OK:
             # What it printed of the failure stands in the pipe already, and is read within one round of the loop.
-            self._loop.call_later(_POLL_S, self._loop.call_later, _POLL_S, self._failed, answer)
+            self._failure = answer
+            self._loop.call_later(_POLL_S, self._loop.call_later, _POLL_S, self._failed)
             return
         if [request_id for request_id, _ in answer.replies] != [asked.job.request_id for asked in self._batch]:
             self._broke("the worker's answer is not one to its batch")
@@ -151,11 +156,14 @@ class Worker:
             self._start.metrics.worker_thread(self._own_s + time.perf_counter() - began)
             self._answered_all()
 
-    def _failed(self, answer: Answer) -> None:
-        status = _OUT_OF_MEMORY if answer.code == _TOO_LARGE else answer.code
-        for asked in self._batch:
-            asked.fail(InternalServerException(answer.message, status, self._lines.traceback_id))
-        self._answered_all()
+    def _failed(self) -> None:
+        """Tells the batch how it failed, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            status = _OUT_OF_MEMORY if failure.code == _TOO_LARGE else failure.code
+            for asked in self._batch:
+                asked.fail(InternalServerException(failure.message, status, self._lines.traceback_id))
+            self._answered_all()
 
     def _answered_all(self) -> None:
         self._batch = ()
@@ -185,6 +193,7 @@ class Worker:
         self._process.signal(signal.SIGKILL)
         await self._process.gone(closed)
         self._connection.transport.abort()
+        self._failed()
         if self._timer is not None:
             self._timer.cancel()
         code, batch, self._batch = self._process.code, self._batch, ()
@@ -266,11 +275,15 @@ async def _loaded(process: Process, listening: "asyncio.Future[None]", lines: Li
     except BaseException:
         connection.transport.abort()
         raise
+    closed = connection.closed.done() or process.exited.done()
     connection.transport.abort()
     if connection.loaded.done():
         answer = connection.loaded.result()
         raise await _failure(process, lines, answer.message, answer.code)
-    raise await _failure(process, lines, f"it did not load its model within {start.startup_timeout_s:g} s")
+    if closed:
+        raise await _failure(process, lines, "it did not load its model")
+    why = f"a worker did not come up: it did not load its model within {start.startup_timeout_s:g} s"
+    raise WorkerFailed(why, 500, lines.traceback_id)
 
 
 async def _first(futures: "set[asyncio.Future[Any]]", timeout_s: float) -> None:

@@ -294,7 +294,7 @@ class Workers:
 
     def _start(self, number: int, gpu: int, facts: dict[str, str]) -> Start:
         parameters, host = self._parameters, self._host
-        socket = host.sockets / f"w.{number}"
+        socket = host.sockets.path / f"w.{number}"
         return Start(
             command=host.worker_command(self._python or host.python, socket),
             environment=host.environment(self._mar, parameters.threads),
@@ -337,7 +337,7 @@ class Workers:
 
     async def _end(self, place: Place, grace_s: float) -> None:
         await place.end(grace_s)
-        (self._host.sockets / f"w.{place.number}").unlink(missing_ok=True)
+        (self._host.sockets.path / f"w.{place.number}").unlink(missing_ok=True)
 
 
 def _info(place: Place) -> WorkerInfo:

@@ -22,8 +22,9 @@ from artifact.manifest import read_manifest
 from serving.app import create_app
 from serving.errors import PortTaken, SettingsError
 from serving.folders import model_names, version_folders
-from serving.server import require_free, resolved
+from serving.listeners import require_free, resolved
 from serving.settings import Settings
+from serving.torchserve.addresses import Address
 
 PROJECT = Path(__file__).parents[2]
 ROW = {"inputs": {"x": [[0, 0, 0, 0]]}}
@@ -124,7 +125,7 @@ def test_an_empty_repository(tmp_path):
 def test_a_repository_that_is_not_there(tmp_path, name):
     """A directory that is missing, or is a file, ends the command with 2 and names the option."""
     (tmp_path / "file").write_text("")
-    done = run_server("--repository", name, "--port", "65534", cwd=tmp_path)
+    done = run_server("--repository", name, "--port", "65533", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith(
@@ -231,7 +232,7 @@ def test_a_host_without_an_address():
 def test_an_address_that_is_not_ours():
     """An address of another machine is refused like a taken port."""
     with pytest.raises(PortTaken, match=r"^192\.0\.2\.1:8080 cannot be listened on: "):
-        require_free("192.0.2.1", 8080)
+        require_free(Address("http", "192.0.2.1", 8080))
 
 
 def refused(server):
@@ -255,7 +256,7 @@ def test_sigterm_answers_what_was_accepted(start_server, make_repository, counti
             assert [(status, body) for status, _, body in answers] == [(200, expected)] * 3
             assert [headers["connection"] for _, headers, _ in answers] == ["close"] * 3
         assert server.process.wait(30) == 0
-        require_free("127.0.0.1", server.port)
+        require_free(Address("http", "127.0.0.1", server.port))
 
 
 def test_the_drain_delay(start_server, make_repository, mlp_artifact, counting_artifact, wait_for):
@@ -319,7 +320,7 @@ def test_drain_timeout_s(start_server, make_repository, counting_artifact, wait_
                     assert server.answer_on(cut_off)[0] is None
         (line,) = (line for line in server.log_lines() if line["level"] == "ERROR")
         assert line["message"] == "requests were cut off at a second signal, or 0.5 s after the first"
-        require_free("127.0.0.1", server.port)
+        require_free(Address("http", "127.0.0.1", server.port))
 
 
 def unread_bytes(server):

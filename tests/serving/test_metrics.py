@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from serving.metrics import BATCH_ROWS, FOLD_AT, PROTOCOLS, REASONS, SECONDS, STAGES, Metrics, VersionMetrics
 from serving.protocols.statistics import statistics
+from serving.settings import Settings
+from serving.torchserve.metrics import TorchServeMetrics
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -291,6 +293,9 @@ def test_the_docs_list_every_metric():
     """docs/metrics.md has exactly the server's metrics, with the labels that they have."""
     metrics = Metrics(lambda: (served(),), lambda: (("digits", 1, True),))
     metrics.loaded("digits")
+    of_mar_models = TorchServeMetrics(Settings())
+    of_mar_models.inferred("m", "1.0", 0.1, 0.2)
+    metrics.add(of_mar_models)
     shown = {}
     for family in page(metrics, OPENMETRICS).values():
         if family.name.startswith("stateserve_"):

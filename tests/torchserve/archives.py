@@ -14,6 +14,7 @@ from pathlib import Path
 
 HANDLERS = Path(__file__).with_name("handlers")
 CONFIGS = HANDLERS / "configs"
+MANIFEST = "MAR-INF/MANIFEST.json"
 PACKER = Path(sys.executable).with_name("torch-model-archiver")
 
 
@@ -73,31 +74,29 @@ ARCHIVES = {
 }
 """By file name, without .mar."""
 
-BROKEN = {
+
+def _made(model: dict[str, str], **more: str) -> dict[str, bytes | Path]:
+    """The members of an archive with the echo handler and this manifest."""
+    return {MANIFEST: json.dumps({**more, "model": model}).encode(), "echo.py": HANDLERS / "echo.py"}
+
+
+_OLD = dict.fromkeys(("modelServerVersion", "implementationVersion", "specificationVersion"), "1.0")
+BROKEN: dict[str, bytes | dict[str, bytes | Path]] = {
     "not_a_zip.mar": b"this is no archive",
     "no_manifest.mar": {"echo.py": HANDLERS / "echo.py"},
-    "bad_manifest.mar": {"MAR-INF/MANIFEST.json": b"{", "echo.py": HANDLERS / "echo.py"},
-    "no_model.mar": {"MAR-INF/MANIFEST.json": b'{"runtime": "python"}'},
-    "no_handler.mar": {"MAR-INF/MANIFEST.json": b'{"model": {"modelName": "no_handler", "modelVersion": "1.0"}}'},
-    "no_name.mar": {"MAR-INF/MANIFEST.json": b'{"model": {"handler": "echo.py", "modelVersion": "1.0"}}', "echo.py": HANDLERS / "echo.py"},
-    "no_version.mar": {
-        "MAR-INF/MANIFEST.json": b'{"model": {"modelName": "no_version", "handler": "echo.py"}}',
-        "echo.py": HANDLERS / "echo.py",
-    },
-    "bad_runtime.mar": {
-        "MAR-INF/MANIFEST.json": b'{"runtime": "ruby", "model": {"modelName": "bad_runtime", "modelVersion": "1.0", "handler": "echo.py"}}',
-        "echo.py": HANDLERS / "echo.py",
-    },
-    "old_keys.mar": {
-        "MAR-INF/MANIFEST.json": b'{"modelServerVersion": "1.0", "implementationVersion": "1.0", "specificationVersion": "1.0",'
-        b' "runtime": "python", "model": {"modelName": "old_keys", "modelVersion": "7", "handler": "echo.py"}}',
-        "echo.py": HANDLERS / "echo.py",
-    },
+    "bad_manifest.mar": {MANIFEST: b"{", "echo.py": HANDLERS / "echo.py"},
+    "no_model.mar": {MANIFEST: b'{"runtime": "python"}'},
+    "no_handler.mar": _made({"modelName": "no_handler", "modelVersion": "1.0"}),
+    "no_name.mar": _made({"handler": "echo.py", "modelVersion": "1.0"}),
+    "no_version.mar": _made({"modelName": "no_version", "handler": "echo.py"}),
+    "bad_runtime.mar": _made({"modelName": "bad_runtime", "modelVersion": "1.0", "handler": "echo.py"}, runtime="ruby"),
+    "old_keys.mar": _made({"modelName": "old_keys", "modelVersion": "7", "handler": "echo.py"}, runtime="python", **_OLD),
     "bad_config.mar": {
-        "MAR-INF/MANIFEST.json": b'{"runtime": "python", "model": {"modelName": "bad_config", "modelVersion": "1.0",'
-        b' "handler": "echo.py", "configFile": "model-config.yaml"}}',
+        **_made(
+            {"modelName": "bad_config", "modelVersion": "1.0", "handler": "echo.py", "configFile": "model-config.yaml"},
+            runtime="python",
+        ),
         "model-config.yaml": b"minWorkers: [",
-        "echo.py": HANDLERS / "echo.py",
     },
 }
 """Archives that the packer would not make: their bytes, or their members."""
@@ -111,7 +110,7 @@ def pack_all(into: Path) -> Path:
     subprocess.run([sys.executable, HANDLERS / "weights.py", made], check=True)
     _write_requirements(made)
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda item: _pack(*item, made, store), ARCHIVES.items()))
+        list(threads.map(lambda name: _pack(name, ARCHIVES[name], made, store), ARCHIVES))
     for name, content in BROKEN.items():
         _write_broken(store / name, content)
     return store
@@ -142,7 +141,7 @@ def _write_requirements(made: Path) -> None:
     files = {
         "tiny_greeting.py": b'HELLO = "hello from a requirement"\n',
         "tiny_greeting-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: tiny-greeting\nVersion: 1.0\n",
-        "tiny_greeting-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: by hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "tiny_greeting-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     with zipfile.ZipFile(wheel, "w") as archive:
         record = []
@@ -165,9 +164,3 @@ def copy_store(store: Path, names: tuple[str, ...], into: Path) -> Path:
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, into / source.name)
     return into
-
-
-def manifest_of(path: Path) -> dict:
-    """An archive's manifest."""
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("MAR-INF/MANIFEST.json"))

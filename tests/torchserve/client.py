@@ -13,7 +13,7 @@ _CLOSE_S = 0.5
 _PIECE = 1 << 16
 
 
-class NoAnswer(Exception):  # noqa: N818
+class NoAnswer(Exception):
     """The server closed the connection, or did not answer in time."""
 
 

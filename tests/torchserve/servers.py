@@ -110,7 +110,17 @@ def torchserve(program: Path) -> Command:
 
     def command(config: Path, scenario: Scenario, store: Path) -> list[str]:
         models = ["--models", *scenario.models] if scenario.models else []
-        return [str(program), "--start", "--foreground", "--ts-config", str(config), "--model-store", str(store), *models, *scenario.flags]
+        return [
+            str(program),
+            "--start",
+            "--foreground",
+            "--ts-config",
+            str(config),
+            "--model-store",
+            str(store),
+            *models,
+            *scenario.flags,
+        ]
 
     return command
 

@@ -83,7 +83,11 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as it came: `status` is None where none came, with the phrase "refused" where nobody listens; `continued` where the server first asked for the body."""
+    """One answer as it came.
+
+    `status` is None where none came, with the phrase "refused" where nobody listens; `continued` where the server first asked for
+    the body; `closed` where it ended the connection.
+    """
 
     status: int | None
     phrase: str = ""

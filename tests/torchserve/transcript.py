@@ -106,10 +106,8 @@ def _body(body: bytes, content_type: str, values: Mapping[str, str]) -> Any:
 
 def _plain(text: str, values: Mapping[str, str]) -> str:
     for name, value in sorted(values.items(), key=lambda item: -len(item[1])):
-        if name == "directory":
-            text = text.replace(value, "<directory>")
-        else:
-            text = re.sub(rf"(?<=:){value}\b", f"<{name} port>", text)
+        pattern, place = (re.escape(value), "<directory>") if name == "directory" else (rf"(?<=:){value}\b", f"<{name} port>")
+        text = re.sub(pattern, place, text)
     text = _UUID.sub("<uuid>", text)
     text = _TIME.sub("<time>", text)
     text = _KEY.sub(r"\1<key>", text)
@@ -154,5 +152,3 @@ def write(scenario: str, answers: list[dict[str, Any]]) -> None:
     """Keeps the real server's answers, one request a line."""
     lines = ",\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers)
     path_of(scenario).write_text(f"[\n{lines}\n]\n")
-
-

@@ -23,7 +23,7 @@ from serving.torchserve.metrics import MAX_AUTO_DETECTED, Measuring, TorchServeM
 from serving.torchserve.metrics_config import default_metrics, read_metrics_config
 
 RECORDED = (Path(__file__).parent / "recorded" / "metrics.txt").read_text()
-THEIR_YAML = Path(importlib.util.find_spec("ts").origin).parent / "configs" / "metrics.yaml"  # pyright: ignore
+THEIR_YAML = Path(importlib.util.find_spec("ts").origin).parent / "configs" / "metrics.yaml"  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]
 HOSTNAME = socket.gethostname()
 HOST_FACTS = {
     "DiskUtilization": 46.8,
@@ -57,7 +57,8 @@ def worker_lines(caplog):
                 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
                 cache = MetricsCacheYamlImpl(str(THEIR_YAML))
-            cache.request_ids, cache.model_name = "8a2d852f-6cc9-49e8-943a-67b3af634182", "m"
+            cache.set_request_ids("8a2d852f-6cc9-49e8-943a-67b3af634182")
+            vars(cache)["model_name"] = "m"
             act(cache)
         return [record.getMessage() for record in caplog.records if record.getMessage().startswith("[METRICS]")]
 

@@ -14,4 +14,5 @@ class Based(BaseHandler):
 
     def postprocess(self, data):
         """One answer per request, as Python numbers, and the labels of index_to_name.json."""
-        return [dict(zip(self.mapping.values(), row, strict=True)) for row in data.tolist()]
+        labels = (self.mapping or {}).values()
+        return [dict(zip(labels, row, strict=True)) for row in data.tolist()]

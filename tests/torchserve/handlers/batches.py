@@ -4,7 +4,7 @@
 class Batches:
     """Answers each request with the size of its batch."""
 
-    def initialize(self, context):
+    def initialize(self, _context):
         """Nothing is to be loaded."""
 
     def handle(self, data, context):

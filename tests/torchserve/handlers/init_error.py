@@ -4,10 +4,10 @@
 class InitError:
     """Fails before it serves."""
 
-    def initialize(self, context):
+    def initialize(self, _context):
         """Fails."""
         raise RuntimeError("no weights here")
 
-    def handle(self, data, context):
+    def handle(self, data, _context):
         """Never called."""
         return ["?" for _ in data]

@@ -6,7 +6,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 class Measured:
     """Counts, measures and gives percentages."""
 
-    def initialize(self, context):
+    def initialize(self, _context):
         """Nothing is to be loaded."""
 
     def handle(self, data, context):

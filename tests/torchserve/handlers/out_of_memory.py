@@ -4,10 +4,10 @@
 class OutOfMemory:
     """Fails as torch does."""
 
-    def initialize(self, context):
+    def initialize(self, _context):
         """Fails."""
         raise MemoryError("no more")
 
-    def handle(self, data, context):
+    def handle(self, data, _context):
         """Never called."""
         return ["?" for _ in data]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import torch
 from ts.handler_utils.utils import send_intermediate_predict_response
@@ -18,7 +19,7 @@ def give(what, wish):
         "value": lambda: wish["value"],
         "nan": lambda: [float("nan"), float("inf")],
         "tuple": lambda: (1, "two"),
-        "keys": lambda: {1: "one", None: "none", True: "true"},
+        "keys": lambda: {2: "two", None: "none", True: "true"},
         "set": lambda: {1},
         "object": object,
         "large": lambda: b"x" * wish["bytes"],
@@ -31,7 +32,7 @@ def fail(what, wish):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "exit":
         os._exit(wish["code"])
-    raise {
+    failure = {
         "memory": lambda: MemoryError("too much"),
         "cuda": lambda: RuntimeError("CUDA error: device-side assert triggered"),
         "error": lambda: ValueError("a secret of the handler"),
@@ -40,13 +41,14 @@ def fail(what, wish):
         "system exit": lambda: SystemExit(3),
         "keyboard": KeyboardInterrupt,
     }[what]()
+    raise failure
 
 
 class Plain:
     """Answers as it is asked to."""
 
     def __init__(self):
-        self.properties = None
+        self.properties = {}
 
     def initialize(self, context):
         """Keeps what the server says of itself."""
@@ -89,11 +91,13 @@ class Plain:
     def asked(self, what, number, context):
         """What the handler is told."""
         return {
-            "properties": lambda: {**self.properties, "model_dir": os.path.isdir(self.properties["model_dir"])},
+            "properties": lambda: {**self.properties, "model_dir": Path(self.properties["model_dir"]).is_dir()},
             "manifest": lambda: {**context.manifest, "createdOn": ""},
             "config": lambda: context.model_yaml_config,
             "request id": lambda: [context.get_request_id(number) == context.request_ids[number], len(context.request_ids)],
-            "files": lambda: sorted(os.listdir(self.properties["model_dir"])),
-            "directory": lambda: os.path.samefile(os.getcwd(), self.properties["model_dir"]),
-            "environment": lambda: {name: os.environ.get(name) for name in ("SECRET_OF_OURS", "OPEN_VARIABLE", "TS_DECODE_INPUT_REQUEST")},
+            "files": lambda: sorted(path.name for path in Path(self.properties["model_dir"]).iterdir()),
+            "directory": lambda: Path.cwd().samefile(self.properties["model_dir"]),
+            "environment": lambda: {
+                name: os.environ.get(name) for name in ("SECRET_OF_OURS", "OPEN_VARIABLE", "TS_DECODE_INPUT_REQUEST")
+            },
         }[what]()

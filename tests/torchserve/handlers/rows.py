@@ -4,10 +4,10 @@
 class Rows:
     """Answers each row with its type, or by the sum of its numbers."""
 
-    def initialize(self, context):
+    def initialize(self, _context):
         """Nothing is to be loaded."""
 
-    def handle(self, data, context):
+    def handle(self, data, _context):
         """One answer per row."""
         return [self.answer(row) for row in data]
 

@@ -4,10 +4,10 @@
 class One:
     """A handler."""
 
-    def initialize(self, context):
+    def initialize(self, _context):
         """Nothing is to be loaded."""
 
-    def handle(self, data, context):
+    def handle(self, data, _context):
         """Never called."""
         return ["one" for _ in data]
 

@@ -23,7 +23,32 @@ def _values():
 
 
 def _statuses():
-    for status in (200, 201, 202, 204, 206, 299, 301, 302, 304, 400, 401, 404, 418, 422, 429, 499, 500, 501, 503, 504, 507, 599, 600, 999):
+    for status in (
+        200,
+        201,
+        202,
+        204,
+        206,
+        299,
+        301,
+        302,
+        304,
+        400,
+        401,
+        404,
+        418,
+        422,
+        429,
+        499,
+        500,
+        501,
+        503,
+        504,
+        507,
+        599,
+        600,
+        999,
+    ):
         yield plain(f"status {status}", status=status)
     yield plain("status with a phrase", status=418, phrase="I am a teapot")
     yield plain("status 200 with a phrase", status=200, phrase="All is well")
@@ -51,7 +76,9 @@ def _statuses():
     yield plain("content type with charset", type="text/plain; charset=utf-8")
     yield plain("content type in capitals", type="Application/JSON")
     yield plain("content type for bytes", type="image/png", give="bytes")
-    yield plain("status, type, header, body", status=201, type="application/json", headers={"Location": "/there"}, value={"made": True})
+    yield plain(
+        "status, type, header, body", status=201, type="application/json", headers={"Location": "/there"}, value={"made": True}
+    )
 
 
 def _failures():
@@ -79,7 +106,11 @@ def _streams():
 
 
 def _deaths():
-    for note, wish in (("kill -9", {"fail": "kill"}), ("exit 0", {"fail": "exit", "code": 0}), ("exit 1", {"fail": "exit", "code": 1})):
+    for note, wish in (
+        ("kill -9", {"fail": "kill"}),
+        ("exit 0", {"fail": "exit", "code": 0}),
+        ("exit 1", {"fail": "exit", "code": 1}),
+    ):
         yield plain(f"dies by {note}", **wish)
         yield Settle("plain", 1)
         yield plain(f"after {note}", value="again")
@@ -95,7 +126,12 @@ def _deaths():
 def _entries():
     yield Ask("POST", "/predictions/function", note="module:function")
     yield Ask("POST", "/predictions/function", note="module:function, the second call")
-    for note, wish in (("eager", {"x": [1, 2]}), ("another", {"x": [0.5, -3]}), ("wrong length", {"x": [1]}), ("wrong key", {"y": [1]})):
+    for note, wish in (
+        ("eager", {"x": [1, 2]}),
+        ("another", {"x": [0.5, -3]}),
+        ("wrong length", {"x": [1]}),
+        ("wrong key", {"y": [1]}),
+    ):
         yield Ask("POST", "/predictions/based", headers=JSON, body=said(wish), note=f"BaseHandler, {note}")
     yield Ask("POST", "/predictions/scripted", headers=JSON, body=b"[[1, 2]]", note="base_handler without an envelope")
     for name in ("echo_store", "echo_tgz", "echo_folder"):
@@ -136,7 +172,8 @@ def registered(name: str, query: str = "initial_workers=1", **options) -> Ask:
 
 
 def _bad_models():
-    for name in ("import_error", "init_error", "two_classes", "out_of_memory", "no_handler", "too_slow"):
+    yield registered("too_slow")
+    for name in ("import_error", "init_error", "two_classes", "out_of_memory", "no_handler"):
         yield registered(name)
         yield Ask("GET", f"/models/{name}", "management", note="after its registration")
         yield Ask("POST", f"/predictions/{name}", body=b"", note="after its registration")
@@ -158,7 +195,9 @@ def _batches():
     yield Ask("POST", "/predictions/batches", headers=JSON, body=said(wishes[0]), note="four at once", times=4)
     yield Ask("POST", "/predictions/batches", headers=JSON, body=said(wishes[0]), note="eight at once", times=8)
     for number, wish in enumerate((wishes[0], wishes[1], wishes[0])):
-        yield Later(Ask("POST", "/predictions/batches", headers=JSON, body=said(wish), note=f"one has another status, {number}"), 0.05)
+        yield Later(
+            Ask("POST", "/predictions/batches", headers=JSON, body=said(wish), note=f"one has another status, {number}"), 0.05
+        )
     yield Gather()
     for number, wish in enumerate((wishes[0], wishes[2], wishes[0])):
         yield Later(Ask("POST", "/predictions/batches", headers=JSON, body=said(wish), note=f"one fails, {number}"), 0.05)

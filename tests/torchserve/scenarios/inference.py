@@ -26,7 +26,9 @@ def form(*parts: tuple[str, bytes], boundary: str = "edge", end: bool = True) ->
 
 def multipart(note: str, *parts: tuple[str, bytes], target: str = "/predictions/echo", **options) -> Ask:
     """A form of parts."""
-    return Ask("POST", target, headers=(("Content-Type", "multipart/form-data; boundary=edge"),), body=form(*parts, **options), note=note)
+    return Ask(
+        "POST", target, headers=(("Content-Type", "multipart/form-data; boundary=edge"),), body=form(*parts, **options), note=note
+    )
 
 
 def _paths():
@@ -140,7 +142,14 @@ def _paths():
         "/predictions/" + "e" * 5000,
     ):
         yield Ask("POST", target, headers=TEXT, body=b"ping")
-    for target in ("/nothing", "/predictions", "/invocations", "/models/echo/invoke", "/echo/predict?data=test", "/explanations/echo"):
+    for target in (
+        "/nothing",
+        "/predictions",
+        "/invocations",
+        "/models/echo/invoke",
+        "/echo/predict?data=test",
+        "/explanations/echo",
+    ):
         for method in ("GET", "PUT", "DELETE"):
             yield Ask(method, target, note="by another method")
 
@@ -164,7 +173,14 @@ def _documents():
         yield Ask("GET", "/PING", connector)
         yield Ask("PUT", "/ping", connector)
         yield Ask("POST", "/ping", connector, JSON, b"{}", "with a body")
-    for target in ("/predictions/echo", "/predictions/plain", "/predictions/echo/2.0", "/predictions/nobody", "/predictions", "/explanations/echo"):
+    for target in (
+        "/predictions/echo",
+        "/predictions/plain",
+        "/predictions/echo/2.0",
+        "/predictions/nobody",
+        "/predictions",
+        "/explanations/echo",
+    ):
         yield Ask("OPTIONS", target, note="document")
     for target in ("/models/echo", "/models/echo/2.0", "/models/nobody", "/models"):
         yield Ask("OPTIONS", target, "management")
@@ -200,11 +216,13 @@ def _content_types():
         "multipart/form-data",
         "multipart/mixed; boundary=edge",
         "multipart/form-data; boundary=",
-        "multipart/form-data; boundary=\"edge\"",
+        'multipart/form-data; boundary="edge"',
     ):
         yield Ask("POST", "/predictions/echo", headers=(("Content-Type", content_type),), body=body, note=f"{content_type!r}")
     yield Ask("POST", "/predictions/echo", body=body, note="no content type")
-    yield Ask("POST", "/predictions/echo", headers=(("content-type", "application/json"),), body=body, note="content-type in lower case")
+    yield Ask(
+        "POST", "/predictions/echo", headers=(("content-type", "application/json"),), body=body, note="content-type in lower case"
+    )
     yield Ask("POST", "/predictions/echo", headers=(*JSON, *TEXT), body=body, note="two content types")
     yield Ask("POST", "/predictions/echo", headers=(*TEXT, *JSON), body=body, note="two content types, the other way")
 
@@ -283,15 +301,21 @@ def _forms():
     yield multipart("text as text/plain", (field + "\r\nContent-Type: text/plain; charset=utf-8", "grüße".encode()))
     yield multipart("file", (field + '; filename="a.bin"', b"\x00\xff\x01"))
     yield multipart("file as JSON", (field + '; filename="a.json"\r\nContent-Type: application/json', b'{"a": 1}'))
-    yield multipart("file as JSON with charset", (field + '; filename="a.json"\r\nContent-Type: application/json; charset=utf-8', b'{"a": 1}'))
+    yield multipart(
+        "file as JSON with charset", (field + '; filename="a.json"\r\nContent-Type: application/json; charset=utf-8', b'{"a": 1}')
+    )
     yield multipart("file as text", (field + '; filename="a.txt"\r\nContent-Type: text/plain', "grüße".encode()))
     yield multipart("file as bytes", (field + '; filename="a.bin"\r\nContent-Type: application/octet-stream', bytes(range(256))))
     yield multipart("file as image", (field + '; filename="a.png"\r\nContent-Type: image/png', b"\x89PNG\r\n\x1a\n"))
     yield multipart("file without a name", ('form-data; filename="a.bin"', b"x"))
     yield multipart("file with an empty file name", (field + '; filename=""', b"x"))
     yield multipart("file in base64", (field + '; filename="a"\r\nContent-Transfer-Encoding: base64', b"aGVsbG8="))
-    yield multipart("file and field of one name", (field + '; filename="a.txt"\r\nContent-Type: text/plain', b"file"), (field, b"text"))
-    yield multipart("field and file of one name", (field, b"text"), (field + '; filename="a.txt"\r\nContent-Type: text/plain', b"file"))
+    yield multipart(
+        "file and field of one name", (field + '; filename="a.txt"\r\nContent-Type: text/plain', b"file"), (field, b"text")
+    )
+    yield multipart(
+        "field and file of one name", (field, b"text"), (field + '; filename="a.txt"\r\nContent-Type: text/plain', b"file")
+    )
     yield multipart("empty field", (field, b""))
     yield multipart("empty file", (field + '; filename="a.txt"\r\nContent-Type: text/plain', b""))
     yield multipart("line breaks inside", (field, b"\r\n--edg\r\n\r\n"))
@@ -376,7 +400,9 @@ SCENARIOS = (
         (
             Ask("POST", "/predictions/echo", headers=JSON, body=b'{"a": 1}'),
             Ask("POST", "/predictions/echo", headers=TEXT, body=b"ping", note="text"),
-            multipart("file as JSON", ('form-data; name="data"; filename="a.json"\r\nContent-Type: application/json', b'{"a": 1}')),
+            multipart(
+                "file as JSON", ('form-data; name="data"; filename="a.json"\r\nContent-Type: application/json', b'{"a": 1}')
+            ),
         ),
         models=("echo.mar",),
         config={"decode_input_request": "false"},

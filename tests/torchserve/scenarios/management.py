@@ -41,7 +41,13 @@ def _registering():
     ):
         yield manage("POST", f"/models?url={target}", note="cannot be registered")
     yield gone("bad_config")
-    for target in ("{directory}/store/echo.mar", "folder/echo.mar", "./echo.mar", "ftp://127.0.0.1/echo.mar", "s3://bucket/echo.mar"):
+    for target in (
+        "{directory}/store/echo.mar",
+        "folder/echo.mar",
+        "./echo.mar",
+        "ftp://127.0.0.1/echo.mar",
+        "s3://bucket/echo.mar",
+    ):
         yield manage("POST", f"/models?url={target}", note="only its last part counts")
         yield gone("echo", f" after {target}")
     for file in ("no_manifest", "no_name", "no_version", "no_handler", "old_keys"):
@@ -103,7 +109,9 @@ def _parameters():
     yield Settle("values", 1)
     yield manage("GET", "/models/values", note="its model-config.yaml beats the request")
     yield gone("values")
-    yield registered("values", "batch_size=3&max_batch_delay=9&response_timeout=8&startup_timeout=7&initial_workers=0", note="request or file")
+    yield registered(
+        "values", "batch_size=3&max_batch_delay=9&response_timeout=8&startup_timeout=7&initial_workers=0", note="request or file"
+    )
     yield Settle("values", 1)
     yield manage("GET", "/models/values", note="request or file")
     yield gone("values", " again")
@@ -115,8 +123,23 @@ def _bodies():
         ("JSON with strings", JSON, said({"url": "echo.mar", "batch_size": "3", "initial_workers": "0"})),
         ("JSON with charset", (("Content-Type", "application/json; charset=utf-8"),), said({"url": "echo.mar"})),
         ("JSON in capitals", (("Content-Type", "Application/JSON"),), said({"url": "echo.mar"})),
-        ("JSON with all", JSON, said({"url": "echo.mar", "model_name": "echo", "handler": "echo.py", "runtime": "python", "max_batch_delay": 5,
-                                      "response_timeout": 6, "startup_timeout": 7, "synchronous": True, "batch_size": 2})),
+        (
+            "JSON with all",
+            JSON,
+            said(
+                {
+                    "url": "echo.mar",
+                    "model_name": "echo",
+                    "handler": "echo.py",
+                    "runtime": "python",
+                    "max_batch_delay": 5,
+                    "response_timeout": 6,
+                    "startup_timeout": 7,
+                    "synchronous": True,
+                    "batch_size": 2,
+                }
+            ),
+        ),
         ("JSON with unknown keys", JSON, said({"url": "echo.mar", "other": {"a": [1]}})),
         ("JSON with camel case", JSON, said({"url": "echo.mar", "batchSize": 5, "modelName": "camel"})),
         ("JSON without url", JSON, said({"batch_size": 3})),
@@ -136,7 +159,9 @@ def _bodies():
         yield manage("POST", "/models", headers=headers, body=body, note=f"body: {note}")
         yield manage("GET", "/models/echo", note=f"registered by body: {note}")
         yield gone("echo", f" after body: {note}")
-    yield manage("POST", "/models?url=nobody.mar&batch_size=9", headers=JSON, body=said({"url": "echo.mar"}), note="query and body")
+    yield manage(
+        "POST", "/models?url=nobody.mar&batch_size=9", headers=JSON, body=said({"url": "echo.mar"}), note="query and body"
+    )
     yield manage("GET", "/models/echo", note="registered by query and body")
     yield gone("echo", " after query and body")
     yield manage("POST", "/models?url=echo.mar", headers=JSON, body=b"{}", note="query and an empty object")
@@ -147,10 +172,32 @@ def _listing():
     yield manage("POST", "/models?url=echo.mar&model_name=zebra", note="for the list")
     yield manage("POST", "/models?url=echo.mar", note="for the list")
     for query in (
-        "limit=1", "limit=2", "limit=3", "limit=4", "limit=0", "limit=-1", "limit=100", "limit=101", "limit=1000", "limit=x", "limit=", "limit=1.5",
-        "next_page_token=0", "next_page_token=1", "next_page_token=2", "next_page_token=3", "next_page_token=4", "next_page_token=-1", "next_page_token=x",
-        "limit=1&next_page_token=1", "limit=2&next_page_token=1", "limit=1&next_page_token=2", "limit=2&next_page_token=2", "limit=5&next_page_token=99",
-        "limit=1&next_page_token=99999999999", "other=1",
+        "limit=1",
+        "limit=2",
+        "limit=3",
+        "limit=4",
+        "limit=0",
+        "limit=-1",
+        "limit=100",
+        "limit=101",
+        "limit=1000",
+        "limit=x",
+        "limit=",
+        "limit=1.5",
+        "next_page_token=0",
+        "next_page_token=1",
+        "next_page_token=2",
+        "next_page_token=3",
+        "next_page_token=4",
+        "next_page_token=-1",
+        "next_page_token=x",
+        "limit=1&next_page_token=1",
+        "limit=2&next_page_token=1",
+        "limit=1&next_page_token=2",
+        "limit=2&next_page_token=2",
+        "limit=5&next_page_token=99",
+        "limit=1&next_page_token=99999999999",
+        "other=1",
     ):
         yield manage("GET", f"/models?{query}", note="list")
     yield manage("GET", "/models/all")
@@ -182,10 +229,26 @@ def _methods():
     for method in ("GET", "POST", "DELETE", "OPTIONS", "PATCH"):
         yield manage(method, "/models/echo/1.0/set-default", note="method")
         yield manage(method, "/models/echo/set-default", note="method")
-    for target in ("/v1/models/echo", "/v1/models/nobody", "/v1/models", "/v1/models/echo/1.0", "/v1/models/echo:predict", "/v1", "/v2/models/echo"):
+    for target in (
+        "/v1/models/echo",
+        "/v1/models/nobody",
+        "/v1/models",
+        "/v1/models/echo/1.0",
+        "/v1/models/echo:predict",
+        "/v1",
+        "/v2/models/echo",
+    ):
         for method in ("GET", "POST", "PUT"):
             yield manage(method, target)
-    for target in ("/token", "/token?type=management", "/workflows", "/workflows/flow", "/model", "/Models", "/models/echo/1.0/set-default/more"):
+    for target in (
+        "/token",
+        "/token?type=management",
+        "/workflows",
+        "/workflows/flow",
+        "/model",
+        "/Models",
+        "/models/echo/1.0/set-default/more",
+    ):
         for method in ("GET", "POST", "PUT"):
             yield manage(method, target)
     yield gone("echo", " after the methods")
@@ -275,8 +338,22 @@ def _downloads():
     yield manage("POST", "/models?url=measured.mar", note="after a file URL was removed")
 
 
-_STORE = ("echo", "echo_2", "plain", "values", "not_a_zip", "no_model", "bad_manifest", "bad_runtime", "bad_config",
-          "no_manifest", "no_name", "no_version", "no_handler", "old_keys")
+_STORE = (
+    "echo",
+    "echo_2",
+    "plain",
+    "values",
+    "not_a_zip",
+    "no_model",
+    "bad_manifest",
+    "bad_runtime",
+    "bad_config",
+    "no_manifest",
+    "no_name",
+    "no_version",
+    "no_handler",
+    "old_keys",
+)
 
 SCENARIOS = (
     Scenario(

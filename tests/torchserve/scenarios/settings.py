@@ -47,7 +47,7 @@ def _tokens():
     for target in ("/predictions/nobody", "/predictions/echo/9.9", "/v1/models/echo:predict", "/invocations"):
         yield Ask("POST", target, note="no token")
         yield Ask("POST", target, headers=bearer("{inference_key}"), note="with the token")
-    for target in ("/v1/models/echo", "/models/nobody", "/nothing"):
+    for target in ("/v1/models/echo", "/models/nobody", "/nothing/more"):
         yield Ask("GET", target, "management", note="no token")
         yield Ask("GET", target, "management", bearer("{management_key}"), note="with the token")
     yield registered("echo_2", "initial_workers=0", headers=bearer("{management_key}"), note="with the token")
@@ -125,6 +125,14 @@ def _metrics():
     yield Ask("POST", "/metrics?name[]=Requests4XX", "metrics", note="after requests")
 
 
+_WITH_ORIGIN: tuple[tuple[Connector, str], ...] = (
+    ("inference", "/predictions/echo"),
+    ("inference", "/nothing"),
+    ("management", "/models"),
+    ("metrics", "/metrics"),
+)
+
+
 def _limits():
     for size in (999, 1000, 1001, 5000):
         yield Ask("POST", "/predictions/echo", headers=BYTES, body=b"x" * size, note=f"{size} bytes")
@@ -139,7 +147,7 @@ def _limits():
     yield Ask("POST", "/predictions/echo", headers=large, body=b"x", note="headers of 7 kB")
     yield Ask("POST", "/predictions/echo", headers=(("X-Large", "x" * 9000),), body=b"x", note="headers of 9 kB")
     origin = (("Origin", "https://other.test"),)
-    for target, connector in (("/predictions/echo", "inference"), ("/nothing", "inference"), ("/models", "management"), ("/metrics", "metrics")):
+    for connector, target in _WITH_ORIGIN:
         yield Ask("GET", target, connector, origin, note="CORS")
         yield Ask("GET", target, connector, note="CORS, without an origin")
         preflight = (*origin, ("Access-Control-Request-Method", "POST"))
@@ -302,11 +310,13 @@ SCENARIOS = (
     Scenario(
         "envelope_json",
         "service_envelope=json",
-        tuple(_kserve(
-            ("rows of numbers", {"instances": [[1, 2], [3, 4]]}),
-            ("rows in base64", {"instances": [{"b64": "aGVsbG8="}]}),
-            ("objects", {"instances": [{"a": 1, "b": {"b64": "aGk="}}]}),
-        )),
+        tuple(
+            _kserve(
+                ("rows of numbers", {"instances": [[1, 2], [3, 4]]}),
+                ("rows in base64", {"instances": [{"b64": "aGVsbG8="}]}),
+                ("objects", {"instances": [{"a": 1, "b": {"b64": "aGk="}}]}),
+            )
+        ),
         archives=("rows", "scripted"),
         models=("rows.mar", "scripted.mar"),
         config={"service_envelope": "json"},
@@ -324,12 +334,14 @@ SCENARIOS = (
     Scenario(
         "envelope_kservev2",
         "service_envelope=kservev2",
-        tuple(_kserve(
-            ("one tensor", _tensors(("x", "FP32", [1.5, 2.5]))),
-            ("two tensors", _tensors(("x", "INT64", [1, 2]), ("y", "BOOL", [True]))),
-            ("bytes", _tensors(("x", "BYTES", ["text"]))),
-            ("no id", {key: value for key, value in _tensors(("x", "FP32", [1.0])).items() if key != "id"}),
-        )),
+        tuple(
+            _kserve(
+                ("one tensor", _tensors(("x", "FP32", [1.5, 2.5]))),
+                ("two tensors", _tensors(("x", "INT64", [1, 2]), ("y", "BOOL", [True]))),
+                ("bytes", _tensors(("x", "BYTES", ["text"]))),
+                ("no id", {key: value for key, value in _tensors(("x", "FP32", [1.0])).items() if key != "id"}),
+            )
+        ),
         archives=("rows", "scripted"),
         models=("rows.mar", "scripted.mar"),
         config={"service_envelope": "kservev2"},
@@ -398,7 +410,7 @@ SCENARIOS = (
         ),
         archives=("echo", "values"),
         config={"models": json.dumps(_MODELS), "load_models": "one=echo.mar,values.mar"},
-        ready={"one": 1},
+        ready={"one": 1, "values": 1},
     ),
     Scenario(
         "tls",

@@ -31,7 +31,7 @@ class Heard:
         return True
 
     def worker_loaded(self, worker, load_s):
-        self.loaded.append(worker)
+        self.loaded.append((worker, load_s))
 
     def worker_thread(self, thread_s):
         pass
@@ -123,7 +123,7 @@ def run_fake(fake_mar, heard):
                 await test(own)
             finally:
                 await own.close()
-                assert list(lent.sockets.iterdir()) == []
+                assert list(lent.sockets.path.iterdir()) == []
                 assert lent.workers == 0
                 lent.close()
 
@@ -142,6 +142,4 @@ def loop():
 
 @pytest.fixture(scope="module")
 def real_host():
-    return lambda heard, **more: WorkerHost(
-        socket_folder(), heard, torchserve_folder() / "configs" / "metrics.yaml", **more
-    )
+    return lambda heard, **more: WorkerHost(socket_folder(), heard, torchserve_folder() / "configs" / "metrics.yaml", **more)

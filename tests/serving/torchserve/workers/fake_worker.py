@@ -1,8 +1,9 @@
 """A worker without torch: the same socket protocol, and it does what a request's body says.
 
-Its arguments are those of the real one. `handler` says how it loads: `good`, `fails`, `oom`, `slow`, `dies`, or `unless FILE`, which
-fails while there is such a file.
+Its arguments are those of the real one. `handler` says how it loads: `good`, `fails`, `oom`, `slow`, `dies`, or `unless FILE`,
+which dies while there is such a file.
 """
+# ruff: noqa: ARG001 - every command has the same parameters
 
 import os
 import socket
@@ -56,59 +57,80 @@ def head(code, message):
     return struct.pack("!i", code) + sized(message)
 
 
-def reply(request_id, body, status=200, phrase=b"", content_type=b"", headers=()):
+def reply(request_id, body, headers=(), status=200):
     listed = b"".join(sized(name) + sized(value) for name, value in headers)
-    return (
-        sized(request_id)
-        + sized(content_type)
-        + struct.pack("!i", status)
-        + sized(phrase)
-        + struct.pack("!i", len(headers))
-        + listed
-        + sized(body)
-    )
+    no_type, no_phrase = sized(b""), sized(b"")
+    head = sized(request_id) + no_type + struct.pack("!i", status) + no_phrase + struct.pack("!i", len(headers))
+    return head + listed + sized(body)
 
 
 def answer(connection, jobs):
-    """Every job's own command; the first that concerns the whole batch decides."""
+    """The first job that has a command decides for the whole batch; then each has its own reply."""
+    for _, _, inputs in jobs:
+        word, _, rest = (inputs[0] if inputs else b"").partition(b" ")
+        if word in COMMANDS:
+            COMMANDS[word](connection, jobs, rest)
+            if word in INSTEAD:
+                return
+            break
     batch = b"%d" % len(jobs)
-    for request_id, _, inputs in jobs:
-        word, _, rest = (inputs[0] if inputs else b"describe").partition(b" ")
-        if word == b"kill":
-            os.kill(os.getpid(), int(rest))
-        if word == b"hang":
-            time.sleep(600)
-        if word == b"sleep":
-            time.sleep(float(rest))
-        if word == b"fail":
-            code, _, printed = rest.partition(b" ")
-            os.write(1, printed.replace(b"|", b"\n") + b"\n" if printed else b"")
-            failed = b"".join(reply(job[0], b"error", int(code)) for job in jobs)
-            connection.sendall(head(int(code), b"as told") + failed + END)
-            return
-        if word == b"wrong":
-            connection.sendall(head(200, b"") + reply(b"another", b"") + END)
-            return
-        if word == b"large":
-            connection.sendall(head(200, b"") + reply(request_id, bytes(int(rest))) + END)
-            return
-        if word == b"stream":
-            for part in range(int(rest)):
-                parts = [reply(job[0], b"part %d" % part, headers=[(b"ts_stream_next", b"true")]) for job in jobs]
-                connection.sendall(head(200, b"") + b"".join(parts) + END)
-            if inputs[-1] == b"and die":
-                os._exit(3)
     connection.sendall(head(200, b"") + b"".join(own_reply(job, batch) for job in jobs) + END)
+
+
+def kill(connection, jobs, rest):
+    os.kill(os.getpid(), int(rest))
+
+
+def sleep(connection, jobs, rest):
+    time.sleep(float(rest))
+
+
+def fail(connection, jobs, rest):
+    code, _, printed = rest.partition(b" ")
+    os.write(1, printed.replace(b"|", b"\n") + b"\n" if printed else b"")
+    replies = [reply(request_id, b"error", status=int(code)) for request_id, _, _ in jobs]
+    connection.sendall(head(int(code), b"as told") + b"".join(replies) + END)
+
+
+def wrong(connection, jobs, rest):
+    connection.sendall(head(200, b"") + reply(b"another", b"") + END)
+
+
+def twice(connection, jobs, rest):
+    connection.sendall(head(200, b"") + b"".join(own_reply(job, b"1") for job in jobs) + END)
+
+
+def large(connection, jobs, rest):
+    connection.sendall(head(200, b"") + reply(jobs[0][0], bytes(int(rest))) + END)
+
+
+def stream(connection, jobs, rest):
+    for part in range(int(rest)):
+        parts = [reply(job[0], b"part %d" % part, [(b"ts_stream_next", b"true")]) for job in jobs]
+        connection.sendall(head(200, b"") + b"".join(parts) + END)
+    if jobs[0][2][-1] == b"and die":
+        os._exit(3)
+
+
+COMMANDS = {
+    b"kill": kill,
+    b"sleep": sleep,
+    b"fail": fail,
+    b"wrong": wrong,
+    b"twice": twice,
+    b"large": large,
+    b"stream": stream,
+}
+INSTEAD = {b"fail", b"wrong", b"large"}
 
 
 def own_reply(job, batch):
     request_id, headers, inputs = job
-    headers_told = [(b"batch", batch), (b"pid", b"%d" % os.getpid())]
+    told = [(b"batch", batch), (b"pid", b"%d" % os.getpid())]
     if inputs and inputs[0].startswith(b"stream"):
-        headers_told.append((b"ts_stream_next", b"false"))
-    if not inputs:
-        return reply(request_id, b'{"described": "%s"}' % headers[b"describe"], headers=headers_told)
-    return reply(request_id, b"".join(inputs), headers=headers_told)
+        told.append((b"ts_stream_next", b"false"))
+    body = b"".join(inputs) if inputs else b'{"described": "%s"}' % headers[b"describe"]
+    return reply(request_id, body, told)
 
 
 def load(connection, handler):

@@ -1,6 +1,7 @@
 """What a worker prints, and what becomes of it."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def lines(caplog):
         metrics.append(line)
         return "Failed" not in line
 
-    made = Lines({"model": "m", "worker": "9000"}, metric, lambda: started.append(True))
+    made: Any = Lines({"model": "m", "worker": "9000"}, metric, lambda: started.append(True))
     made.metrics, made.started = metrics, started
     return made
 

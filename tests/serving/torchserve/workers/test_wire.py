@@ -98,6 +98,13 @@ def test_batch_is_read_by_torchserve(torchserve_reads):
     assert found[2]["parameters"] == []
 
 
+def test_text_that_is_no_utf_8_cannot_harm(torchserve_reads):
+    """What cannot be written as UTF-8, which the worker would die of, is replaced."""
+    _, found = torchserve_reads(b"".join(batch_message([Job("1", (("x", "\udcff"),), (Input("\udcff", "", b"v"),))])))
+    assert found[0]["headers"] == [{"name": b"X", "value": b"?"}]
+    assert found[0]["parameters"][0]["name"] == "?"
+
+
 @pytest.mark.parametrize(
     ("given", "spelled"),
     [
@@ -161,17 +168,21 @@ def test_torchserve_writes_what_is_read():
         (struct.pack("!ii", 200, -2), "the worker's answer has a value of -2 bytes; max_response_size is 100"),
         (answer(*[reply(b"a", b"")] * 3), "the worker's answer has more than 2 replies"),
         (
-            answer(reply(b"a", b""))[:-4] + sized(b"b") + sized(b"") + struct.pack("!i", 200) + sized(b"") + struct.pack("!i", 1001),
+            answer(reply(b"a", b""))[:-4]
+            + sized(b"b")
+            + sized(b"")
+            + struct.pack("!i", 200)
+            + sized(b"")
+            + struct.pack("!i", 1001),
             "the worker's answer has 1001 headers; at most 1000 are read",
         ),
     ],
 )
 def test_broken_answer_is_refused(data, message):
-    """What is too large, or no answer, is told before it is held, in one piece or byte by byte."""
+    """What is too large, or no answer, is told, in one piece or byte by byte."""
     with pytest.raises(BrokenAnswer) as refused:
         Decoder(100, 2).feed(data)
     assert str(refused.value) == message
     decoder = Decoder(100, 2)
     with pytest.raises(BrokenAnswer):
-        for at in range(len(data)):
-            decoder.feed(data[at : at + 1])
+        _ = [decoder.feed(data[at : at + 1]) for at in range(len(data))]

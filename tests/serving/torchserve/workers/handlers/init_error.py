@@ -15,5 +15,5 @@ class Failing:
             time.sleep(600)
         raise ValueError(how)
 
-    def handle(self, data, context):
+    def handle(self, data, context):  # noqa: ARG002 - TorchServe's signature
         return data

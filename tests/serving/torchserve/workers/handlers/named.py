@@ -3,7 +3,7 @@
 STATE = []
 
 
-def answer(data, context):
+def answer(data, context):  # noqa: ARG001 - TorchServe's signature
     if data is None:
         STATE.append("initialized")
         return None

@@ -1,4 +1,5 @@
 """A class with initialize and handle: it does what each request's body says."""
+# ruff: noqa: ARG002 - a handler's steps have all the same parameters
 
 import json
 import logging
@@ -7,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import torch
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
@@ -20,40 +23,52 @@ class Omnibus:
     def handle(self, data, context):
         if context.get_request_header(0, "describe") == "True":
             return [{"described": True}]
-        words = [row.get("body", row.get("data")) for row in data]
-        words = [word.decode() if isinstance(word, (bytes, bytearray)) else word for word in words]
-        first, _, argument = words[0].partition(" ") if isinstance(words[0], str) else ("json", "", "")
-        whole = getattr(self, f"whole_{first}", None)
-        if whole is not None:
-            return whole(data, argument)
-        return [self.one(index, word, data[index]) for index, word in enumerate(words)]
+        asked = [self.words(row) for row in data]
+        word, argument = asked[0]
+        if hasattr(self, f"whole_{word}"):
+            return getattr(self, f"whole_{word}")(data, argument)
+        return [
+            getattr(self, f"one_{word}", self.one_echo)(index, argument or word, row)
+            for (index, row), (word, argument) in zip(enumerate(data), asked, strict=True)
+        ]
 
-    def one(self, index, word, row):
+    @staticmethod
+    def words(row):
+        body = row.get("body", row.get("data"))
+        word, _, argument = body.partition(" ") if isinstance(body, str) else ("", "", "")
+        return word, argument
+
+    def one_echo(self, index, argument, row):
+        return {"echo": row["body"], "batch": len(self.context.request_ids)}
+
+    def one_status(self, index, argument, row):
+        self.context.set_response_status(int(argument), "As Told", index)
+        self.context.set_response_content_type(index, "text/x-told")
+        self.context.set_response_header(index, "dummy", "1")
+        return f"status {argument}"
+
+    def one_bytes(self, index, argument, row):
+        return bytes(range(256))
+
+    def one_tensor(self, index, argument, row):
+        return torch.ones(2)
+
+    def one_header(self, index, argument, row):
+        return json.dumps([self.context.get_request_header(index, argument), self.context.get_all_request_header(index)])
+
+    def one_row(self, index, argument, row):
+        return {name: [type(value).__name__, str(value)] for name, value in row.items()}
+
+    def one_context(self, index, argument, row):
         context = self.context
-        first, _, argument = word.partition(" ") if isinstance(word, str) else ("json", "", "")
-        if first == "status":
-            context.set_response_status(int(argument), "As Told", index)
-            context.set_response_content_type(index, "text/x-told")
-            context.set_response_header(index, "dummy", "1")
-            return f"status {argument}"
-        if first == "bytes":
-            return bytes(range(256))
-        if first == "tensor":
-            import torch
+        facts = {**context.system_properties, "name": context.model_name, "yaml": context.model_yaml_config}
+        return {**facts, "id": context.get_request_id(index), "manifest": context.manifest["model"]["handler"]}
 
-            return torch.ones(2)
-        if first == "header":
-            return json.dumps([context.get_request_header(index, argument), context.get_all_request_header(index)])
-        if first == "row":
-            return {name: [type(value).__name__, str(value)] for name, value in row.items()}
-        if first == "context":
-            facts = {**context.system_properties, "name": context.model_name, "yaml": context.model_yaml_config}
-            return {**facts, "id": context.get_request_id(index), "manifest": context.manifest["model"]["handler"]}
-        if first == "process":
-            return {"cwd": os.getcwd(), "path": sys.path, "environment": dict(os.environ), "pid": os.getpid(), "argv": sys.argv}
-        if first == "child":
-            return {"pid": subprocess.Popen(["sleep", "600"]).pid}
-        return {"echo": word, "batch": len(self.context.request_ids)}
+    def one_process(self, index, argument, row):
+        return {"cwd": str(Path.cwd()), "path": sys.path, "environment": dict(os.environ), "argv": sys.argv}
+
+    def one_child(self, index, argument, row):
+        return {"pid": subprocess.Popen(["sleep", "600"]).pid}
 
     def whole_memory(self, data, argument):
         raise MemoryError
@@ -63,7 +78,7 @@ class Omnibus:
 
     def whole_raise(self, data, argument):
         try:
-            raise KeyError("cause")
+            {}["cause"]
         except KeyError as cause:
             raise ValueError(f"because of {argument}\n\tand a second line") from cause
 
@@ -102,7 +117,9 @@ class Omnibus:
     def whole_stream(self, data, argument):
         for number in range(int(argument)):
             parts = [f"{index}:{number} " for index in range(len(data))]
-            send_intermediate_predict_response(parts, self.context.request_ids, "Intermediate Prediction success", 200, self.context)
+            send_intermediate_predict_response(
+                parts, self.context.request_ids, "Intermediate Prediction success", 200, self.context
+            )
         return [f"{index}:end" for index in range(len(data))]
 
     def whole_streamfail(self, data, argument):

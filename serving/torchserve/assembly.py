@@ -1,0 +1,76 @@
+"""What a server consists of on TorchServe's side, put together, started and ended."""
+
+from functools import partial
+
+from serving.app import Running
+from serving.settings import Settings
+from serving.torchserve.errors import InvalidModelException
+from serving.torchserve.front import Parts
+from serving.torchserve.host import WorkerHost, worker_host
+from serving.torchserve.keys import asks_for_tokens
+from serving.torchserve.management import Management
+from serving.torchserve.mar import Mar
+from serving.torchserve.metrics import Measuring, TorchServeMetrics
+from serving.torchserve.models import Models
+from serving.torchserve.parameters import Parameters
+from serving.torchserve.snapshots import Snapshots, snapshot_directory
+from serving.torchserve.tokens import Tokens
+from serving.torchserve.workers import Workers
+
+
+class TorchServe:
+    """The models of the model store, and the parts that the listeners share; without a model store there are no workers.
+
+    `start` loads what is to be loaded, `close` ends all workers.
+
+    Raises:
+        WorkersMissing: there is a model store, and TorchServe's worker is not installed.
+    """
+
+    def __init__(self, settings: Settings, running: Running) -> None:
+        metrics = TorchServeMetrics(settings, lambda: running.metrics.text(None)[0])
+        running.metrics.add(metrics)
+        has_store = settings.model_store is not None
+        measures = has_store and not settings.disable_system_metrics
+        self._measuring = Measuring(metrics, settings.metric_time_interval) if measures else None
+        self._host = worker_host(settings, metrics) if has_store else None
+        self._tokens = Tokens(settings.token_expiration_min) if asks_for_tokens(settings) else None
+        self._models = Models(
+            settings,
+            partial(_workers, self._host),
+            gpus=0 if self._host is None else self._host.gpus,
+            snapshots=Snapshots(settings, snapshot_directory()) if has_store and settings.config_snapshots else None,
+        )
+        management = Management(self._models, settings, running.repository, self._tokens)
+        self.parts = Parts(self._models, metrics, management.answer, running.repository.has, self._tokens)
+        running.why_not_ready = self._models.why_not_ready
+
+    async def start(self) -> None:
+        """Loads what the settings say. Returns when all was tried; raises SnapshotInvalid."""
+        if self._measuring is not None:
+            self._measuring.start()
+        await self._models.start()
+
+    def served(self) -> list[str]:
+        """The models' default versions, as a line of the log names them."""
+        return [f"{one.name} version {one.version}" for one in self._models.listed()]
+
+    async def registered(self) -> None:
+        """Returns when what is to be loaded is registered, and found by requests; its workers may still start."""
+        await self._models.registered.wait()
+
+    async def close(self) -> None:
+        """Ends all workers, after what they have begun."""
+        if self._measuring is not None:
+            self._measuring.close()
+        await self._models.close()
+        if self._host is not None:
+            self._host.close()
+        if self._tokens is not None:
+            self._tokens.remove()
+
+
+def _workers(host: WorkerHost | None, mar: Mar, name: str, parameters: Parameters) -> Workers:
+    if host is None:
+        raise InvalidModelException("There is no model store here: set model_store.")
+    return Workers(mar, name, parameters, host)
