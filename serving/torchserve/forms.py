@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 MAX_FIELDS = 1000
 """Fields of one form, at most."""
-_MAX_PART_HEADER_BYTES = 8192
 
 
 def body_inputs(content_type: str | None, body: bytes) -> tuple[Input, ...]:
@@ -130,7 +129,7 @@ def _multipart(boundary: bytes, body: bytes) -> list[Input]:
         "on_part_data": of_last(_Part.part_data),
     }
     try:
-        parser = MultipartParser(boundary, told, max_header_size=_MAX_PART_HEADER_BYTES)
+        parser = MultipartParser(boundary, told)
         parser.write(body)
     except FormParserError as cause:
         raise BadRequestException(f"The multipart form cannot be read: {cause}") from cause

@@ -85,6 +85,10 @@ def sleep(connection, jobs, rest):
     time.sleep(float(rest))
 
 
+def hang(connection, jobs, rest):
+    time.sleep(600)
+
+
 def fail(connection, jobs, rest):
     code, _, printed = rest.partition(b" ")
     os.write(1, printed.replace(b"|", b"\n") + b"\n" if printed else b"")
@@ -115,6 +119,7 @@ def stream(connection, jobs, rest):
 COMMANDS = {
     b"kill": kill,
     b"sleep": sleep,
+    b"hang": hang,
     b"fail": fail,
     b"wrong": wrong,
     b"twice": twice,

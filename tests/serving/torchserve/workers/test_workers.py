@@ -301,7 +301,7 @@ def test_worker_that_does_not_answer_is_killed(run_fake, job):
 
     async def test(workers):
         began = time.perf_counter()
-        error = await refused(workers, job("sleep 600"))
+        error = await refused(workers, job("hang"))
         assert (str(error), error.status) == ("Worker died.", 500)
         assert 0.3 <= time.perf_counter() - began < 5
         assert (await workers.predict(job("x"))).body == b"x"
@@ -481,7 +481,7 @@ def test_close_cuts_off_what_takes_too_long(run_fake, job):
 
     async def test(workers):
         (info,) = workers.infos()
-        hangs = await begun(workers, job("sleep 600"))
+        hangs = await begun(workers, job("hang"))
         await workers.close(grace_s=0.1)
         with pytest.raises(InternalServerException) as error:
             await hangs
