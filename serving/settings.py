@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
 
@@ -206,7 +207,9 @@ def flag_name(name: str, *, off: bool = False) -> str:
 
 def is_switch(name: str) -> bool:
     """Whether a setting is true or false."""
-    return Settings.model_fields[name].annotation in {bool, bool | None}
+    annotation = Settings.model_fields[name].annotation
+    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(annotation)] or [annotation]
+    return kinds in ([bool], [bool, NoneType])
 
 
 def group(name: str) -> str:
