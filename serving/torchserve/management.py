@@ -134,7 +134,8 @@ class Management:
         found = self.models.find(name, version)
         described = record(found, self.models.gpus)
         if customized:
-            described["customizedMetadata"] = await found.workers.describe()
+            said = await found.workers.describe()
+            described["customizedMetadata"] = said if isinstance(said, dict) else {}
         return [described]
 
     async def _register(self, asked: "Parameters") -> Answer:

@@ -486,6 +486,22 @@ def test_customized(with_registry):
     with_registry(test)
 
 
+def test_customized_with_something_else(with_registry, monkeypatch):
+    """What a handler says of itself that is no JSON object, as a prediction, is told as an empty one."""
+
+    async def describe(_):
+        return ["ok"]
+
+    monkeypatch.setattr("serving.torchserve.workers.Workers.describe", describe)
+
+    async def test(registry):
+        await registry.ask("POST", "/models?url=a.mar&initial_workers=1")
+        _, (described,) = await registry.ask("GET", "/models/m?customized=true")
+        assert described["customizedMetadata"] == {}
+
+    with_registry(test)
+
+
 def page(*names, token=None):
     listed = {"models": [{"modelName": name, "modelUrl": "a.mar"} for name in names]}
     return 200, listed if token is None else {"nextPageToken": token, **listed}

@@ -79,7 +79,7 @@ def start(start_server, make_repository):
 @pytest.fixture(scope="module")
 def asked(start, model_store, mlp_artifact):
     """One server for all tests that only ask: without tokens, with the artifact `mlp` beside the archives."""
-    flags = ("--models", "all", "--disable-token-authorization", "true", "--max-request-size", "20000")
+    flags = ("--models", "all", "--disable-token-authorization", "--max-request-size", "20000")
     flags += ("--cors-allowed-origin", "https://a.example", "--cors-allowed-methods", "GET, POST")
     with start(model_store, *flags, artifacts={"mlp/1": mlp_artifact}) as running:
         yield Asked(running.port)
