@@ -51,10 +51,15 @@ def main() -> int:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at present."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A loopback port that nobody listens on at present, nor on the two after it: the server opens three."""
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):  # a neighbour is taken
+            first, *others = (stack.enter_context(socket.socket()) for _ in range(3))
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            for number, other in enumerate(others, start=1):
+                other.bind(("127.0.0.1", port + number))
+            return port
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ from serving.torchserve.routes import (
     Prediction,
     api_place,
     inference_place,
+    is_native,
+    is_open,
     management_place,
-    native_place,
     oip_place,
     segments_of,
 )
@@ -130,8 +131,8 @@ class Front:
             tokens = ("inference",)
             if (found := inference_place(segments) or self._oip_place(segments)) is not None:
                 return Route(found[0], tokens, found[1])
-            if (own := native_place(path)) is not None and not (path == "/metrics" and "metrics" in self._connectors):
-                return Route("native", tokens if own else ())
+            if is_native(path) and not (path == "/metrics" and "metrics" in self._connectors):
+                return Route("native", () if is_open(path) else tokens)
         return self._managed(segments, tokens) or Route("nowhere", tokens)
 
     def _beside_native(self, segments: list[str]) -> Route:

@@ -50,11 +50,14 @@ def inference_place(segments: list[str]) -> tuple[Place, Prediction | None] | No
     return None
 
 
-def native_place(path: str) -> tuple[Place, bool] | None:
-    """The application's own paths, and whether a token is asked for; None for a path that it need not be asked for."""
-    if path in _OPEN or path.startswith("/docs/"):
-        return "native", False
-    return ("native", True) if path == "/v2" or path.startswith("/v2/") else None
+def is_native(path: str) -> bool:
+    """Whether the path is the application's own, beside TorchServe's."""
+    return is_open(path) or path == "/v2" or path.startswith("/v2/")
+
+
+def is_open(path: str) -> bool:
+    """Whether such a path needs no token: what describes, and what is asked to learn how the server is."""
+    return path in _OPEN or path.startswith("/docs/")
 
 
 def management_place(segments: list[str]) -> Place | None:

@@ -87,7 +87,7 @@ def _from_keystore(path: Path, password: str, kind: str) -> tuple[bytes, bytes]:
     if content.startswith(_JKS) or kind.upper() not in {"PKCS12", "P12"}:
         raise SettingsError(
             f"keystore {path} is of the type {kind if kind.upper() != 'PKCS12' else 'JKS'}, which is not read here. Convert it: "
-            f"keytool -importkeystore -srckeystore {path} -destkeystore {path.with_suffix('.p12')} -deststoretype PKCS12"
+            f"keytool -importkeystore -srckeystore {path} -destkeystore {path}.p12 -deststoretype PKCS12"
         )
     _require_cryptography()
     from cryptography.hazmat.primitives.serialization import Encoding

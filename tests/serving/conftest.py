@@ -114,8 +114,8 @@ def start_server(tmp_path_factory):
     """
 
     @contextlib.contextmanager
-    def start(repository, *flags, program=("-m", "serving"), wait=True):
-        port, log = free_port(), tmp_path_factory.mktemp("server") / "log.txt"
+    def start(repository, *flags, program=("-m", "serving"), wait=True, port=None):
+        port, log = port or free_port(), tmp_path_factory.mktemp("server") / "log.txt"
         command = [sys.executable, *program, "--repository", str(repository), "--port", str(port), *flags]
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -141,7 +141,7 @@ def wait_until_it_answers(running, *, loaded):
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline and running.process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            reasons = running.get("/v2/health/ready").json().get("models", {})
+            reasons = running.get("/ready").json().get("models", {})
             if not loaded or "the models are being loaded" not in reasons.values():
                 return
         time.sleep(0.02)

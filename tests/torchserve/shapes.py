@@ -12,7 +12,8 @@ class Ask:
     """One request. `{…}` in the target and the header values is filled from what the running server has (see `servers`).
 
     `chunked` sends the body in chunks; `times` sends so many at once, whose answers are compared sorted; `wait_s` is how long
-    an answer is awaited: one that does not come then is an answer too.
+    an answer is awaited: one that does not come then is an answer too. `either` are statuses of which
+    TorchServe gives now this one, now that.
     """
 
     method: str
@@ -24,6 +25,7 @@ class Ask:
     chunked: bool = False
     times: int = 1
     wait_s: float = 60
+    either: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:

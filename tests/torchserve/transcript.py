@@ -28,6 +28,7 @@ USUAL = {
 """Headers of every answer, beside `connection`, which is `close` from status 400 on; only others are kept."""
 _UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_OWN_ID = re.compile(r"[0-9a-f]{12}-\d+")
 _KEY = re.compile(r"(Bearer +)[\w-]{8,}")
 _WORKER = re.compile(r'("(?:memoryUsage|pid)": )-?\d+')
 _COUNTED = re.compile(r"^(Requests[245]XX|ts_inference_requests_total|CallsSeen|WorkTime|InputSize|Share|Anything)\b")
@@ -57,8 +58,16 @@ def take(scenario: Scenario, server: Running) -> list[dict[str, Any]]:
 
 def told(ask: Ask, answers: list[Answer], server: Running) -> dict[str, Any]:
     """One request with its answer, or with all where it is sent several times."""
-    records = sorted((record(answer, server.values) for answer in answers), key=json.dumps)
+    records = sorted((_settled(record(answer, server.values), ask.either) for answer in answers), key=json.dumps)
     return {"request": ask.name} | (records[0] if ask.times == 1 else {"answers": records})
+
+
+def _settled(kept: dict[str, Any], either: tuple[int, ...]) -> dict[str, Any]:
+    """One word for statuses of which either may come."""
+    if kept["status"] not in either:
+        return kept
+    word = " or ".join(map(str, either))
+    return {**kept, "status": word, "body": kept["body"].replace(f'"code": {kept["status"]}', f'"code": {word}')}
 
 
 def record(answer: Answer, values: Mapping[str, str]) -> dict[str, Any]:
@@ -66,6 +75,7 @@ def record(answer: Answer, values: Mapping[str, str]) -> dict[str, Any]:
     if answer.status is None:
         return {"status": None} | ({"connection": answer.phrase} if answer.phrase else {})
     headers = {name.lower(): _plain(value, values) for name, value in answer.headers}
+    headers = {name: "<id>" if _OWN_ID.fullmatch(value) else value for name, value in headers.items()}
     body = _body(answer.body, headers.get("content-type", ""), values)
     length = headers.pop("content-length", None)
     kept: dict[str, Any] = {"status": answer.status, "headers": _unusual(headers, answer.status), "body": body}

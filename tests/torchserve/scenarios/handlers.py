@@ -111,7 +111,7 @@ def _deaths():
         ("exit 0", {"fail": "exit", "code": 0}),
         ("exit 1", {"fail": "exit", "code": 1}),
     ):
-        yield plain(f"dies by {note}", **wish)
+        yield replace(plain(f"dies by {note}", **wish), either=(500, 507) if note == "kill -9" else ())
         yield Settle("plain", 1)
         yield plain(f"after {note}", value="again")
     for what in ("system exit", "keyboard"):
@@ -177,13 +177,16 @@ def _bad_models():
         yield registered(name)
         yield Ask("GET", f"/models/{name}", "management", note="after its registration")
         yield Ask("POST", f"/predictions/{name}", body=b"", note="after its registration")
-    yield registered("init_error", "initial_workers=1&synchronous=false", note="not waited for")
+    for name in ("init_error", "out_of_memory"):
+        yield Ask("DELETE", f"/models/{name}", "management", note="if it is still there")
     yield registered("init_error", "initial_workers=0", note="without workers")
     yield Ask("POST", "/predictions/init_error", body=b"", note="without workers")
     yield Ask("POST", "/predictions/init_error/1.0", body=b"", note="without workers, with a version")
     yield Ask("GET", "/models/init_error?customized=true", "management", note="without workers")
     yield Ask("PUT", "/models/init_error?min_worker=1&synchronous=true", "management", note="that cannot start")
     yield Ask("PUT", "/models/init_error?min_worker=0&synchronous=true", "management", note="to none")
+    yield Ask("DELETE", "/models/init_error", "management", note="at last")
+    yield registered("init_error", "initial_workers=1&synchronous=false", note="not waited for")
     yield registered("slow_start", "initial_workers=1&synchronous=true")
     yield Ask("POST", "/predictions/slow_start", headers=JSON, body=b"{}")
     yield Ask("GET", "/ping", note="after trouble")

@@ -266,8 +266,6 @@ def _scaling():
     yield registered("echo", "initial_workers=1&synchronous=true", note="again")
     for query in ("min_worker=2&max_worker=1", "min_worker=3&max_worker=2&synchronous=true", "min_worker=1&max_worker=0"):
         yield manage("PUT", f"/models/echo?{query}", note="max below min")
-    yield manage("PUT", "/models/echo?min_worker=-1", note="negative")
-    yield manage("PUT", "/models/echo?min_worker=-1&max_worker=-1&synchronous=true", note="negative")
     yield manage("PUT", "/models/echo?min_worker=x&synchronous=true", note="no number")
     yield manage("PUT", "/models/echo?min_worker=1&max_worker=x&synchronous=true", note="no number for max")
     yield manage("PUT", "/models/nobody?min_worker=1")
@@ -293,6 +291,8 @@ def _scaling():
     yield manage("PUT", "/models/echo", headers=JSON, body=said({"min_worker": 3}), note="a body is not read")
     yield Settle("echo", 1)
     yield Ask("POST", "/predictions/echo", headers=JSON, body=b"{}", note="one worker")
+    yield manage("PUT", "/models/echo?min_worker=-1", note="negative")
+    yield manage("PUT", "/models/echo?min_worker=-1&max_worker=-1&synchronous=true", note="negative")
     yield manage("PUT", "/models/echo?min_worker=0&synchronous=true", note="to none")
     yield manage("GET", "/models/echo", note="none")
     yield Ask("POST", "/predictions/echo", headers=JSON, body=b"{}", note="scaled to none")

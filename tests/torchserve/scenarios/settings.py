@@ -377,7 +377,9 @@ SCENARIOS = (
     Scenario(
         "load_all",
         "load_models=all, and default_workers_per_model",
-        (*_started(),),
+        tuple(
+            ask for ask in _started() if ask.target != "/models/echo/all"
+        ),  # whose workers are first is for the file system to say
         archives=("echo", "function"),
         config={"load_models": "all", "default_workers_per_model": "2"},
         ready={"echo": 2, "function": 2},
@@ -385,7 +387,7 @@ SCENARIOS = (
     Scenario(
         "load_named",
         "load_models with names, and a model that is given twice",
-        (*_started(),),
+        tuple(_started()),
         archives=("echo", "function"),
         config={"load_models": "one=echo.mar,two=echo.mar,echo.mar"},
         ready={"one": 1, "two": 1, "echo": 1},
@@ -393,7 +395,7 @@ SCENARIOS = (
     Scenario(
         "models_flag",
         "--models with names, which beats load_models",
-        (*_started(),),
+        tuple(_started()),
         archives=("echo", "function"),
         models=("one=echo.mar",),
         config={"load_models": "all"},

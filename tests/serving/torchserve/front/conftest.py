@@ -11,8 +11,6 @@ import pytest
 
 HANDLERS = Path(__file__).parent / "handlers"
 PLAIN = {"timeout": 60, "verify": False, "trust_env": False}
-IDLE = "minWorkers: 0\nmaxWorkers: 0\n"
-"""A model-config.yaml of a model without workers."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +34,11 @@ class Asked:
 def write_archive():
     """A function that writes `<folder>/<name>.mar` around a handler of ours."""
 
-    def write(folder, name, handler="told", config=None):
+    def write(folder, name, handler="told"):
         model = {"modelName": name, "modelVersion": "1.0", "handler": f"{handler}.py"}
-        if config is not None:
-            model["configFile"] = "model-config.yaml"
         with zipfile.ZipFile(folder / f"{name}.mar", "w") as archive:
             archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
             archive.write(HANDLERS / f"{handler}.py", f"{handler}.py")
-            if config is not None:
-                archive.writestr("model-config.yaml", config)
 
     return write
 
@@ -56,10 +50,10 @@ def empty_store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model_store(tmp_path_factory, write_archive):
-    """A model that does what it is told, and one without workers."""
+    """Two models that do what they are told."""
     folder = tmp_path_factory.mktemp("store")
     write_archive(folder, "told")
-    write_archive(folder, "idle", config=IDLE)
+    write_archive(folder, "idle")
     return folder
 
 
@@ -68,9 +62,9 @@ def start(start_server, make_repository):
     """A context manager that starts a server with a model store; artifacts are copied into its repository."""
 
     @contextlib.contextmanager
-    def started(store, *flags, artifacts=None):
+    def started(store, *flags, artifacts=None, port=None):
         root = make_repository(artifacts or {})
-        with start_server(root, "--model-store", str(store), "--default-workers-per-model", "1", *flags) as running:
+        with start_server(root, "--model-store", str(store), "--default-workers-per-model", "1", *flags, port=port) as running:
             yield running
 
     return started
@@ -82,7 +76,9 @@ def asked(start, model_store, mlp_artifact):
     flags = ("--models", "all", "--disable-token-authorization", "--max-request-size", "20000")
     flags += ("--cors-allowed-origin", "https://a.example", "--cors-allowed-methods", "GET, POST")
     with start(model_store, *flags, artifacts={"mlp/1": mlp_artifact}) as running:
-        yield Asked(running.port)
+        found = Asked(running.port)
+        assert found.send("PUT", "/models/idle?min_worker=0&max_worker=0&synchronous=true", 1).status_code == 200
+        yield found
 
 
 @pytest.fixture(scope="session", name="Asked")

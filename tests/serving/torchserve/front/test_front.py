@@ -14,8 +14,10 @@ NO_NAME = (400, "BadRequestException", "Parameter model_name is required.")
 NO_WORKER = (
     503,
     "ServiceUnavailableException",
-    'Model "idle" has no worker to serve inference request. Please use scale workers API to add workers. '
-    "If this is a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize",
+    (
+        'Model "idle" has no worker to serve inference request. Please use scale workers API to add workers. '
+        "If this is a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+    ),
 )
 HEADERS = {
     "access-control-allow-origin": "https://a.example",
@@ -200,15 +202,13 @@ def test_a_form(asked):
 
 def test_a_damaged_form(asked):
     """It is the client's fault."""
-    answer = asked.send(
-        "POST", "/predictions/told", content=b"--B", headers={"Content-Type": "multipart/form-data; boundary=BB"}
-    )
+    answer = asked.send("POST", "/predictions/told", content=b"--B", headers={"Content-Type": "multipart/form-data; boundary=BB"})
 
     assert (answer.status_code, answer.json()["type"]) == (400, "BadRequestException")
 
 
 def test_a_handlers_answer(asked):
-    """Its status, headers and type are the answer's, which has no type where it sets none; what is the server's, is not its to set."""
+    """Its status, headers and type are the answer's, which has no type where it sets none; some headers are not its to set."""
     plain = asked.told({"answer": "text"})
     assert (plain.status_code, plain.text, "content-type" in plain.headers) == (200, "text", False)
     assert plain.headers["connection"] == "keep-alive"
@@ -217,7 +217,14 @@ def test_a_handlers_answer(asked):
         {
             "status": 404,
             "type": "text/x; y=z",
-            "headers": {"X-Mine": "1", "Pragma": "mine", "Content-Length": "7", "x-request-id": "mine", "a b": "c", "x-b": "d\r\ne: f"},
+            "headers": {
+                "X-Mine": "1",
+                "Pragma": "mine",
+                "Content-Length": "7",
+                "x-request-id": "mine",
+                "a b": "c",
+                "x-b": "d\r\ne: f",
+            },
         }
     )
     assert (own.status_code, own.text) == (404, "done")
@@ -255,7 +262,7 @@ def test_a_stream(asked):
     assert answer.headers["pragma"] == "no-cache"
 
 
-def exchange(port, request, until_closed=True):
+def exchange(port, request):
     """What the server sends until it closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request)
@@ -399,7 +406,10 @@ def test_metrics(asked, method, path):
     assert "stateserve_mar_request_seconds_count" in answer.text
     assert "Requests2XX" not in answer.text
     one = asked.send(method, f"{path}?name%5B%5D=stateserve_loaded&name[]=process_open_fds", 2).text
-    assert {line.partition("{")[0].split()[0] for line in one.splitlines() if line[0] != "#"} <= {"stateserve_loaded", "process_open_fds"}
+    assert {line.partition("{")[0].split()[0] for line in one.splitlines() if line[0] != "#"} <= {
+        "stateserve_loaded",
+        "process_open_fds",
+    }
 
 
 def test_artifacts_beside_archives(asked):
@@ -410,9 +420,7 @@ def test_artifacts_beside_archives(asked):
     assert asked.send("POST", "/v2/models/mlp/infer", json={"inputs": [tensor]}).json()["outputs"]
     assert asked.get("/v2/models").json() == {"models": ["mlp"]}
     assert asked.get("/docs").status_code == asked.get("/openapi.json").status_code == asked.get("/metrics").status_code == 200
-    assert asked.send("POST", "/v2/models/nope/infer", json={}).json() == {
-        "error": "no model is called 'nope'; there are: mlp"
-    }
+    assert asked.send("POST", "/v2/models/nope/infer", json={}).json() == {"error": "no model is called 'nope'; there are: mlp"}
 
 
 def test_ready(asked):
