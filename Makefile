@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients demo bench-export bench-serving bench-torchserve soak clean
+.PHONY: install lint test clients torchserve demo bench-export bench-serving bench-torchserve soak clean
 
 install: .venv/.installed
 
@@ -32,6 +32,11 @@ test: lint
 
 clients: install .venv-clients/.installed
 	.venv-clients/bin/python -m pytest -W default tests/clients
+
+# Against the real TorchServe (Java 17, openssl): its kept answers and ours, our archives behind it, and whether it still answers so.
+torchserve: install
+	$(BIN)/pytest -m torchserve
+	$(BIN)/python -m tests.torchserve.record --check
 
 demo: install
 	$(BIN)/python examples/digits/demo.py

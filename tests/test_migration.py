@@ -1,4 +1,4 @@
-"""docs/migrate-from-torchserve.md is true: its commands are run as they stand there, and answer what stands there."""
+"""docs/migrate-from-torchserve.md and docs/torchserve.md are true: their commands are run, and print what stands there."""
 
 import os
 import re
@@ -16,6 +16,7 @@ from tests.torchserve.differences import ADDED_HEADERS, ADDED_METRICS, DIFFERENC
 
 PROJECT = Path(__file__).parents[1]
 DOC = (PROJECT / "docs" / "migrate-from-torchserve.md").read_text(encoding="utf-8")
+REFERENCE = (PROJECT / "docs" / "torchserve.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(<!-- java -->\n)?```console\n(.*?)```", re.DOTALL)
 PORTS = ("8080", "8081", "8082", "7070", "7071")
 NOT_RUN = ("pip install",)
@@ -36,9 +37,9 @@ class Shown:
         return re.fullmatch(pattern, printed.strip("\n")) is not None
 
 
-def shown():
-    """The commands of the document, in order; without those that need Java, where there is none."""
-    blocks = [block for java, block in BLOCK.findall(DOC) if not java or shutil.which("java")]
+def shown(document):
+    """A document's commands, in order; without those that need Java, where there is none."""
+    blocks = [block for java, block in BLOCK.findall(document) if not java or shutil.which("java")]
     found = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
     commands = [Shown(*part.partition("\n")[::2]) for part in found]
     return [one for one in commands if not one.command.startswith(NOT_RUN)]
@@ -55,23 +56,29 @@ def ran(tmp_path_factory):
     lines = [f"{with_ports(one.command, ports)}; printf '\\036%s\\036' $?" for one in commands]
     environment = shell_environment(folder)
     try:
-        done = subprocess.run(
-            ["bash", "-c", "\n".join(lines)],
-            cwd=project,
+        output, errors = run("\n".join(lines), project, environment)
+    finally:
+        run("stateserve-ts --stop; torchserve --stop", folder, environment)
+    parts = output.split("\036")
+    printed, codes = parts[0::2], parts[1::2]
+    assert len(codes) == len(commands), output + errors
+    return list(zip(commands, codes, printed, strict=False)), errors
+
+
+def run(script, folder, environment):
+    """What a shell prints. It is not waited for what it leaves in the background."""
+    with (folder / "output.txt").open("w+") as output, (folder / "errors.txt").open("w+") as errors:
+        subprocess.run(
+            ["bash", "-c", script],
+            cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+            stdout=output,
+            stderr=errors,
             timeout=DEADLINE_S,
             check=False,
         )
-    finally:
-        for server in ("stateserve-ts", "torchserve"):
-            subprocess.run([server, "--stop"], cwd=folder, env=environment, capture_output=True, timeout=DEADLINE_S, check=False)
-    parts = done.stdout.split("\036")
-    printed, codes = parts[0::2], parts[1::2]
-    assert len(codes) == len(commands), done.stdout + done.stderr
-    return list(zip(commands, codes, printed, strict=False)), done.stderr
+        return (folder / "output.txt").read_text(), (folder / "errors.txt").read_text()
 
 
 def begin(project, ports):
@@ -93,12 +100,13 @@ def with_ports(text, ports):
 
 
 def shell_environment(folder):
-    """Our commands first, temporary files in the folder, and nothing of TorchServe's or ours that is set here."""
-    kept = {name: value for name, value in server_environment().items() if not name.startswith(("TS_", "LOG_LOCATION", "METRICS_"))}
+    """Our commands first, temporary files in the folder, one thread, and nothing of TorchServe's or ours that is set here."""
+    ours = ("TS_", "LOG_LOCATION", "METRICS_", "PYTHONPATH")
+    kept = {name: value for name, value in server_environment().items() if not name.startswith(ours)}
     (folder / "tmp").mkdir()
     scripts = Path(sys.executable).parent
     temporary = {name: str(folder / "tmp") for name in ("TMPDIR", "TEMP")}
-    return {**kept, **temporary, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    return {**kept, **temporary, "OMP_NUM_THREADS": "1", "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
 
 
 def test_every_command_ends_well_and_prints_what_is_shown(ran):

@@ -169,7 +169,7 @@ class Front:
             case "management":
                 return await self._parts.manage(request)
             case "metrics":
-                names = parse_qs(request.query).get("name[]", [])
+                names = parse_qs(request.query, keep_blank_values=True).get("name[]", [])
                 return Answer(200, await asyncio.to_thread(self._parts.metrics.text, names), [("content-type", CONTENT_TYPE)])
             case "root" if request.method != "OPTIONS":
                 raise MethodNotAllowedException(NOT_ALLOWED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer
 
-from serving.fields import Bytes, Count, Natural, OrNone, Pattern, Patterns, Positive, Texts, TrueOrFalse, from_json, setting
+from serving.fields import Bytes, Count, Natural, NonNegative, OrNone, Pattern, Patterns, Texts, TrueOrFalse, from_json, setting
 from serving.torchserve.addresses import Address, Connector
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class TorchServeKeys(BaseModel, frozen=True, extra="forbid", validate_default=Tr
     disable_token_authorization: OrNone[TrueOrFalse] = _key(
         None, "Whether TorchServe's tokens are not asked for; none: they are asked for where model_store is set."
     )
-    token_expiration_min: Positive = _key(60.0, "Minutes after which a token is too old.")
+    token_expiration_min: NonNegative = _key(60.0, "Minutes after which a token is too old.")
     enable_model_api: TrueOrFalse = _key(default=False, does="Whether clients may register and unregister .mar files.")
     enable_metrics_api: TrueOrFalse = _key(default=True, does="Whether the metrics address answers.")
     metrics_mode: Mode = _key(

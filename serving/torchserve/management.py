@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from serving.errors import ModelNotFound, ModelNotReady
-from serving.messages import Request
+from serving.messages import Headers, Request
 from serving.torchserve.answers import Answer, json_answer
 from serving.torchserve.documents import management_document
 from serving.torchserve.downloads import is_address
@@ -99,7 +99,8 @@ class Management:
     async def _of_one(self, request: Request, query: "Parameters", name: str, version: str | None) -> Answer:
         match request.method:
             case "GET":
-                return json_answer(await self._described(name, version, customized=query.switch("customized")))
+                customized_by = request.headers if query.switch("customized") else None
+                return json_answer(await self._described(name, version, customized_by))
             case "PUT":
                 return await self._scale(query, name, version or query.text("model_version"))
             case "DELETE" if self.settings.enable_model_api:
@@ -125,7 +126,8 @@ class Management:
         page["models"] = [{"modelName": name, "modelUrl": listed[name]} for name in names]
         return json_answer(page)
 
-    async def _described(self, name: str, version: str | None, *, customized: bool) -> list[dict[str, Any]]:
+    async def _described(self, name: str, version: str | None, customized_by: Headers | None) -> list[dict[str, Any]]:
+        """Records; what the handler itself says is in them where it is asked with these headers."""
         if self._is_artifact(name):
             return self._artifact_described(name, version)
         if version == "all":
@@ -133,8 +135,8 @@ class Management:
             return [record(one, self.models.gpus) for one in self.models.versions(name)]
         found = self.models.find(name, version)
         described = record(found, self.models.gpus)
-        if customized:
-            said = await found.workers.describe()
+        if customized_by is not None:
+            said = await found.workers.describe(tuple(customized_by.items()))
             described["customizedMetadata"] = said if isinstance(said, dict) else {}
         return [described]
 
@@ -253,6 +255,8 @@ def _as_text(name: str, value: Any) -> str:
     """A value of a JSON object as a text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, list | dict):
+        raise BadRequestException(f"{name} should be a text, a number, or true or false, not {json.dumps(value)[:80]}")
     text = value if isinstance(value, str) else json.dumps(value)
     if name in _NUMBERS and not _INTEGER.fullmatch(text):
         raise BadRequestException(f"{name} should be a whole number, not {text[:80]}")

@@ -119,13 +119,13 @@ class Workers:
         self._host.metrics.inferred(self._name, version, asked.given_at - asked.queued_at, now - asked.queued_at)
         return reply
 
-    async def describe(self) -> Any:
-        """What the handler says of itself: it is asked with the header `describe`, and no input.
+    async def describe(self, headers: tuple[tuple[str, str], ...] = ()) -> Any:
+        """What the handler says of itself: it is asked with the request's headers and `describe`, and no input.
 
         Raises:
             ServiceUnavailableException, InternalServerException: as `predict` does.
         """
-        asked = Asked(Job(str(uuid.uuid4()), (("describe", "True"),), ()), alone=True)
+        asked = Asked(Job(str(uuid.uuid4()), (*headers, ("describe", "True")), ()), alone=True)
         if not self._put(asked):
             raise self._refusal("describe", None)
         body = (await self._reply(asked)).body

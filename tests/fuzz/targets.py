@@ -281,8 +281,9 @@ class Application:
         self.spent_s = 0.0
 
     def close(self) -> None:
-        """Retires every model."""
+        """Retires every model, and lets the log speak again."""
         self._loop.run_until_complete(self._lifespan.__aexit__(None, None, None))
+        logging.getLogger("stateserve").setLevel(logging.NOTSET)
         self._loop.close()
 
     def __call__(self, data: bytes) -> None:

@@ -316,6 +316,11 @@ DIFFERENCES: tuple[Difference, ...] = (
         bad(f"{_NO_JSON}Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ),
     Difference(_LENIENT_JSON, r"registering: management (GET|DELETE) /models/echo .*body: lenient JSON\)", no_such("echo")),
+    Difference(
+        _JAVA,
+        r"registering: .*\(body: JSON with a wrong list\)",
+        bad('url should be a text, a number, or true or false, not ["echo.mar"]'),
+    ),
     # Workers
     Difference(_NEGATIVE, r"scaling: .*min_worker=-1.*", failed("min_worker cannot be less than 0: -1")),
     Difference(_NOT_LEFT, r"bad_models: management (GET|DELETE) /models/init_error \((after its|if it).*", no_such("init_error")),

@@ -9,6 +9,9 @@ from tests.torchserve.scenarios import SCENARIOS
 from tests.torchserve.servers import running, stateserve
 
 
+pytestmark = pytest.mark.torchserve
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_answers(name, store):
     """Status, headers and body of every answer are TorchServe's, or a difference that has a reason."""

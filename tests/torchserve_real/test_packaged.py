@@ -35,9 +35,12 @@ default_workers_per_model=1
 number_of_netty_threads=2
 """
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("java") is None, reason="the real TorchServe needs Java 17, and `java` is not installed here"
-)
+pytestmark = [
+    pytest.mark.torchserve,
+    pytest.mark.skipif(
+        shutil.which("java") is None, reason="the real TorchServe needs Java 17, and `java` is not installed here"
+    ),
+]
 
 
 @dataclass(frozen=True)
