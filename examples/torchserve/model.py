@@ -17,9 +17,9 @@ class Net(nn.Module):
         )
         self.classifier = nn.Linear(32 * 2 * 2, 10)
 
-    def forward(self, image: Tensor) -> Tensor:  # (N, 1, 8, 8), from 0 to 1
+    def forward(self, pixels: Tensor) -> Tensor:  # (N, 1, 8, 8), from 0 to 1
         """The logits, (N, 10)."""
-        return self.classifier(self.features(image).flatten(1))
+        return self.classifier(self.features(pixels).flatten(1))
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:

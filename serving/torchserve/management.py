@@ -255,7 +255,7 @@ def _as_text(name: str, value: Any) -> str:
     """A value of a JSON object as a text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, list | dict):
+    if name in _TEXTS and isinstance(value, list | dict):
         raise BadRequestException(f"{name} should be a text, a number, or true or false, not {json.dumps(value)[:80]}")
     text = value if isinstance(value, str) else json.dumps(value)
     if name in _NUMBERS and not _INTEGER.fullmatch(text):

@@ -63,7 +63,7 @@ def is_open(path: str) -> bool:
 def management_place(segments: list[str]) -> Place | None:
     """What the management connector answers."""
     match segments:
-        case ["", "token"]:
+        case ["", "token", *_]:
             return "token"
         case ["", "v1", "models", _] | ["", "models" | "workflows", *_]:
             return "management"

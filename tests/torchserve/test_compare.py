@@ -8,7 +8,6 @@ from tests.torchserve.differences import DIFFERENCES
 from tests.torchserve.scenarios import SCENARIOS
 from tests.torchserve.servers import running, stateserve
 
-
 pytestmark = pytest.mark.torchserve
 
 
