@@ -85,7 +85,7 @@ def mar(
 ) -> None:
     """Write a .mar that the real TorchServe serves, on the CPU or a GPU; it replays the golden cases there before it answers."""
     with exit_codes(as_json=as_json):
-        from serving.torchserve.package import package
+        from serving.torchserve.packed.package import package
 
         made = package(artifact, to, model_format, force=force)
     _print({**dataclasses.asdict(made), "path": str(made.path)} if as_json else str(made.path))

@@ -11,8 +11,8 @@ from typer.core import TyperCommand
 from foundation.command import exit_codes
 from serving.read_settings import ReadSettings, read_settings, to_properties
 from serving.settings import GROUPS, Settings, as_text, flag_name, group, is_switch, what_it_does
-from serving.torchserve import metric_logs
 from serving.torchserve.keys import warnings, without_effect
+from serving.torchserve.metrics import metric_logs
 
 SEVERAL = frozenset({"--models"})
 """Flags that take every word up to the next flag, as TorchServe's does: `--models a.mar b=c.mar`."""

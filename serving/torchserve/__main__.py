@@ -14,8 +14,8 @@ from typing import NoReturn
 from foundation.command import exit_codes
 from serving.read_settings import ReadSettings, read_settings
 from serving.torchserve import pid_file
-from serving.torchserve.metric_logs import metrics_directory
-from serving.torchserve.snapshots import log_directory, newest_snapshot, snapshot_directory
+from serving.torchserve.metrics.metric_logs import metrics_directory
+from serving.torchserve.registry.snapshots import log_directory, newest_snapshot, snapshot_directory
 
 SPOKEN = "0.12.0"
 """The version of TorchServe whose ways these are."""

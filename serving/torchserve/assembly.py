@@ -4,18 +4,18 @@ from functools import partial
 
 from serving.app import Running
 from serving.settings import Settings
+from serving.torchserve.archives.mar import Mar
 from serving.torchserve.errors import InvalidModelException
 from serving.torchserve.front import Parts
-from serving.torchserve.host import WorkerHost, worker_host
 from serving.torchserve.keys import asks_for_tokens
-from serving.torchserve.management import Management
-from serving.torchserve.mar import Mar
-from serving.torchserve.metrics import Measuring, TorchServeMetrics
-from serving.torchserve.models import Models
-from serving.torchserve.parameters import Parameters
-from serving.torchserve.snapshots import Snapshots, snapshot_directory
+from serving.torchserve.metrics.metrics import Measuring, TorchServeMetrics
+from serving.torchserve.registry.management import Management
+from serving.torchserve.registry.models import Models
+from serving.torchserve.registry.snapshots import Snapshots, snapshot_directory
 from serving.torchserve.tokens import Tokens
-from serving.torchserve.workers import Workers
+from serving.torchserve.workers.host import WorkerHost, worker_host
+from serving.torchserve.workers.parameters import Parameters
+from serving.torchserve.workers.workers import Workers
 
 
 class TorchServe:

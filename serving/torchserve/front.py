@@ -15,8 +15,8 @@ from serving.torchserve.documents import TORCHSERVE_VERSION, connector_document,
 from serving.torchserve.errors import BadRequestException, MethodNotAllowedException, ResourceNotFoundException
 from serving.torchserve.forms import body_inputs, query_inputs
 from serving.torchserve.jobs import Input, Job
-from serving.torchserve.metrics import CONTENT_TYPE, TorchServeMetrics
-from serving.torchserve.models import Models
+from serving.torchserve.metrics.metrics import CONTENT_TYPE, TorchServeMetrics
+from serving.torchserve.registry.models import Models
 from serving.torchserve.routes import (
     Place,
     Prediction,

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from serving.metrics import BATCH_ROWS, FOLD_AT, PROTOCOLS, REASONS, SECONDS, STAGES, Metrics, VersionMetrics
 from serving.protocols.statistics import statistics
 from serving.settings import Settings
-from serving.torchserve.metrics import TorchServeMetrics
+from serving.torchserve.metrics.metrics import TorchServeMetrics
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4"
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -20,7 +20,7 @@ import safetensors.numpy
 from packaged_requests import REQUESTS, ROWS, mlp, require_same
 
 from bench.processes import free_port, server_environment, started
-from serving.torchserve.package import package
+from serving.torchserve.packed.package import package
 
 PROJECT = Path(__file__).parents[2]
 DEADLINE_S = 120

@@ -15,11 +15,11 @@ import uvloop
 from serving.messages import Request
 from serving.repository import Repository
 from serving.settings import Settings
-from serving.torchserve.host import WorkerHost, socket_folder
-from serving.torchserve.management import Management
-from serving.torchserve.models import Models
-from serving.torchserve.snapshots import Snapshots
-from serving.torchserve.workers import Workers
+from serving.torchserve.registry.management import Management
+from serving.torchserve.registry.models import Models
+from serving.torchserve.registry.snapshots import Snapshots
+from serving.torchserve.workers.host import WorkerHost, socket_folder
+from serving.torchserve.workers.workers import Workers
 
 FAKE_WORKER = Path(__file__).parent / "workers" / "fake_worker.py"
 DEADLINE_S = 60

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from serving.torchserve.downloads import is_allowed, locate, remove_abandoned
 from serving.torchserve.errors import DownloadArchiveException, InternalServerException, ModelNotFoundException
+from serving.torchserve.registry.downloads import is_allowed, locate, remove_abandoned
 
 ANYWHERE = ("file://.*", "http(s)?://.*")
 CONTENT = bytes(range(256)) * 5000

@@ -422,7 +422,7 @@ def test_not_settled(with_registry, monkeypatch):
     async def never(*_):
         return False
 
-    monkeypatch.setattr("serving.torchserve.workers.Workers.scale", never)
+    monkeypatch.setattr("serving.torchserve.workers.workers.Workers.scale", never)
 
     async def test(registry):
         assert await registry.ask("POST", "/models?url=a.mar&initial_workers=1") == settling
@@ -492,7 +492,7 @@ def test_customized_with_something_else(with_registry, monkeypatch):
     async def describe(_):
         return ["ok"]
 
-    monkeypatch.setattr("serving.torchserve.workers.Workers.describe", describe)
+    monkeypatch.setattr("serving.torchserve.workers.workers.Workers.describe", describe)
 
     async def test(registry):
         await registry.ask("POST", "/models?url=a.mar&initial_workers=1")

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.torchserve import mar as mar_module
+from serving.torchserve.archives import mar as mar_module
+from serving.torchserve.archives.mar import unpack
+from serving.torchserve.archives.mar_manifest import Asked
+from serving.torchserve.archives.members import Contents, Member
+from serving.torchserve.archives.model_config import ModelConfig
 from serving.torchserve.errors import InternalServerException, InvalidModelException, ModelNotFoundException, TorchServeError
-from serving.torchserve.mar import unpack
-from serving.torchserve.mar_manifest import Asked
-from serving.torchserve.members import Contents, Member
-from serving.torchserve.model_config import ModelConfig
 
 HOSTILE = Path(__file__).parents[2] / "hostile" / "mar"
 MAKER = runpy.run_path(str(HOSTILE / "make_hostile.py"))

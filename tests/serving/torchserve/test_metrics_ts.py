@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.errors import SettingsError
 from serving.metrics import Metrics
 from serving.settings import Settings
-from serving.torchserve import metric_logs
-from serving.torchserve.families import Declared, Family, java_number
-from serving.torchserve.host_facts import gpu_facts, host_facts
-from serving.torchserve.metric_logs import server_log, workers_log
-from serving.torchserve.metrics import MAX_AUTO_DETECTED, Measuring, TorchServeMetrics
-from serving.torchserve.metrics_config import default_metrics, read_metrics_config
+from serving.torchserve.metrics import metric_logs
+from serving.torchserve.metrics.families import Declared, Family, java_number
+from serving.torchserve.metrics.host_facts import gpu_facts, host_facts
+from serving.torchserve.metrics.metric_logs import server_log, workers_log
+from serving.torchserve.metrics.metrics import MAX_AUTO_DETECTED, Measuring, TorchServeMetrics
+from serving.torchserve.metrics.metrics_config import default_metrics, read_metrics_config
 
 RECORDED = (Path(__file__).parent / "recorded" / "metrics.txt").read_text()
 THEIR_YAML = Path(importlib.util.find_spec("ts").origin).parent / "configs" / "metrics.yaml"  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from serving.torchserve.archives.model_config import ModelConfig, read_model_config
 from serving.torchserve.errors import InvalidModelException
-from serving.torchserve.model_config import ModelConfig, read_model_config
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import threading
 
 import pytest
 
-from serving.torchserve.downloads import locate
 from serving.torchserve.errors import (
     BadRequestException,
     ConflictStatusException,
@@ -18,7 +17,8 @@ from serving.torchserve.errors import (
     ServiceUnavailableException,
 )
 from serving.torchserve.jobs import Input, Job
-from serving.torchserve.registration import Registration
+from serving.torchserve.registry.downloads import locate
+from serving.torchserve.registry.registration import Registration
 
 
 def job(text="hello"):
@@ -473,7 +473,7 @@ def test_blocking_work_is_not_on_the_loop(with_registry, write_mar, store, monke
         seen.append(threading.current_thread())
         return locate(*arguments)
 
-    monkeypatch.setattr("serving.torchserve.prepared.locate", noted)
+    monkeypatch.setattr("serving.torchserve.registry.prepared.locate", noted)
 
     async def test(registry):
         await registry.models.register(Registration("a.mar"))

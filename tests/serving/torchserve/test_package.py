@@ -17,8 +17,8 @@ import pytest
 from packaged_requests import NPY, RAW, REQUESTS, ROWS, Asked, mlp, npy, require_same
 
 from artifact.errors import DamagedArtifact, EngineUnavailable, GoldenMismatch, NotAnArtifact
-from serving.torchserve import run_path
-from serving.torchserve.package import NotPackaged, package
+from serving.torchserve.packed import run_path
+from serving.torchserve.packed.package import NotPackaged, package
 
 FORM = "application/x-www-form-urlencoded"
 

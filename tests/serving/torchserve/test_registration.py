@@ -1,8 +1,8 @@
 import pytest
 
 from serving.settings import Settings
-from serving.torchserve.mar import unpack
-from serving.torchserve.registration import Registration, parameters, restored
+from serving.torchserve.archives.mar import unpack
+from serving.torchserve.registry.registration import Registration, parameters, restored
 
 YAML = "minWorkers: 2\nmaxWorkers: 3\nbatchSize: 4\nmaxBatchDelay: 50\nresponseTimeout: 60\nstartupTimeout: 61\n"
 MODELS = {"m": {"1.0": {"minWorkers": 5, "maxWorkers": 6, "batchSize": 7, "maxBatchDelay": 8, "responseTimeout": 9}}}

@@ -9,9 +9,9 @@ from serving.properties import read_properties
 from serving.read_settings import read_settings
 from serving.settings import Settings
 from serving.torchserve.errors import ServiceUnavailableException
-from serving.torchserve.registration import Registration
-from serving.torchserve.snapshots import Snapshots, log_directory, newest_snapshot, snapshot_directory
-from serving.torchserve.startup import SnapshotInvalid, from_snapshot
+from serving.torchserve.registry.registration import Registration
+from serving.torchserve.registry.snapshots import Snapshots, log_directory, newest_snapshot, snapshot_directory
+from serving.torchserve.registry.startup import SnapshotInvalid, from_snapshot
 
 THEIRS = r"""#Saving snapshot
 #Sun Nov 22 10:44:48 UTC 2026

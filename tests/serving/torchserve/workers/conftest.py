@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from serving.torchserve.host import WorkerHost, socket_folder, torchserve_folder
+from serving.torchserve.archives.mar import unpack
 from serving.torchserve.jobs import Input, Job
-from serving.torchserve.mar import unpack
-from serving.torchserve.workers import Parameters, Workers
+from serving.torchserve.workers.host import WorkerHost, socket_folder, torchserve_folder
+from serving.torchserve.workers.workers import Parameters, Workers
 
 HERE = Path(__file__).parent
 DEADLINE_S = 60

@@ -17,9 +17,9 @@ import torch
 from onnx import TensorProto, helper
 
 from serving.torchserve.errors import InternalServerException
-from serving.torchserve.host import socket_folder
 from serving.torchserve.jobs import Input, Job
-from serving.torchserve.workers import Parameters, Workers
+from serving.torchserve.workers.host import socket_folder
+from serving.torchserve.workers.workers import Parameters, Workers
 
 CONFIG = b"minWorkers: 1\nhandler:\n  greeting: hello\n"
 CLIENT = (("host", "localhost"), ("x-foo", "1"), ("content-type", "text/plain"), ("url_path", "a/b"), ("explain", "False"))
@@ -357,9 +357,9 @@ def test_killed_server_leaves_no_worker(make_mar):
         from pathlib import Path
         sys.path[:0] = [sys.argv[1], sys.argv[2]]
         from conftest import Heard, job
-        from serving.torchserve.host import WorkerHost, socket_folder, torchserve_folder
-        from serving.torchserve.mar import unpack
-        from serving.torchserve.workers import Parameters, Workers
+        from serving.torchserve.workers.host import WorkerHost, socket_folder, torchserve_folder
+        from serving.torchserve.archives.mar import unpack
+        from serving.torchserve.workers.workers import Parameters, Workers
 
         async def main():
             host = WorkerHost(socket_folder(), Heard(), torchserve_folder() / "configs" / "metrics.yaml")

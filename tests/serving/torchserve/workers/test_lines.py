@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving.torchserve.lines import Lines
+from serving.torchserve.workers.lines import Lines
 
 TRACEBACK = b"""Invoking custom service failed.
 Traceback (most recent call last):

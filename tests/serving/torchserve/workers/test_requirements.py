@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from serving.torchserve.errors import ModelException
-from serving.torchserve.workers import Parameters, Workers
+from serving.torchserve.workers.workers import Parameters, Workers
 
 PROJECT = {
     "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from serving.torchserve.jobs import Input, Job, Reply
-from serving.torchserve.wire import BrokenAnswer, Decoder, Load, batch_message, load_message
+from serving.torchserve.workers.wire import BrokenAnswer, Decoder, Load, batch_message, load_message
 
 END = struct.pack("!i", -1)
 

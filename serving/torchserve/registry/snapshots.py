@@ -17,7 +17,7 @@ from serving.properties import escaped
 from serving.settings import Settings, as_text
 
 if TYPE_CHECKING:
-    from serving.torchserve.models import ModelVersion
+    from serving.torchserve.registry.models import ModelVersion
 
 log = logging.getLogger("stateserve")
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from serving.model import ServedModel
-    from serving.torchserve.models import ModelVersion
-    from serving.torchserve.workers import WorkerInfo
+    from serving.torchserve.registry.models import ModelVersion
+    from serving.torchserve.workers.workers import WorkerInfo
 
 _NO_LARGE_MODELS = {"continuousBatching": False, "useJobTicket": False}
 _NO_SEQUENCES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import ServingError
-from serving.torchserve.mar_manifest import PLACE
-from serving.torchserve.registration import Registration, restored
+from serving.torchserve.archives.mar_manifest import PLACE
+from serving.torchserve.registry.registration import Registration, restored
 
 log = logging.getLogger("stateserve")
 

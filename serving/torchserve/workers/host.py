@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from foundation.environment import cores
 from serving.errors import ServingError
-from serving.torchserve.mar import Mar
-from serving.torchserve.parameters import Parameters
-from serving.torchserve.unpacked import UnpackedFolder
-from serving.torchserve.worker import WorkerMetrics
+from serving.torchserve.archives.mar import Mar
+from serving.torchserve.registry.unpacked import UnpackedFolder
+from serving.torchserve.workers.parameters import Parameters
+from serving.torchserve.workers.worker import WorkerMetrics
 
 if TYPE_CHECKING:
     from serving.settings import Settings

@@ -21,7 +21,7 @@ from artifact.engines import MODEL_FILES
 from artifact.errors import EngineUnavailable
 from foundation.errors import StateserveError
 from foundation.storage import TEMPORARY_PREFIX, fsync_directory
-from serving.torchserve import handler, run_path
+from serving.torchserve.packed import handler, run_path
 
 SUFFIX = ".mar"
 STORE = Path("model_store")

@@ -18,9 +18,9 @@ from prometheus_client.utils import floatToGoString
 
 from serving.metrics import SECONDS
 from serving.settings import Settings
-from serving.torchserve.families import LABEL, NAME, Declared, Family, Kind, java_number
-from serving.torchserve.metric_logs import server_log, workers_log
-from serving.torchserve.metrics_config import HOSTNAME, default_metrics, read_metrics_config
+from serving.torchserve.metrics.families import LABEL, NAME, Declared, Family, Kind, java_number
+from serving.torchserve.metrics.metric_logs import server_log, workers_log
+from serving.torchserve.metrics.metrics_config import HOSTNAME, default_metrics, read_metrics_config
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of the metrics page."""
@@ -198,7 +198,7 @@ class Measuring:
         self._ended.set()
 
     def _measure(self) -> None:
-        from serving.torchserve.host_facts import gpu_facts, host_facts
+        from serving.torchserve.metrics.host_facts import gpu_facts, host_facts
 
         while True:
             for fact in (*host_facts(), *gpu_facts()):

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from serving.torchserve.archives.folder import folder_contents
+from serving.torchserve.archives.mar_manifest import NOTHING_ASKED, Asked, read_manifest
+from serving.torchserve.archives.members import Contents, refuse, refuse_bomb
+from serving.torchserve.archives.model_config import ModelConfig, read_model_config
+from serving.torchserve.archives.tarred import tgz_contents
+from serving.torchserve.archives.zipped import zip_contents
 from serving.torchserve.errors import InternalServerException, InvalidModelException, ModelNotFoundException
-from serving.torchserve.folder import folder_contents
-from serving.torchserve.mar_manifest import NOTHING_ASKED, Asked, read_manifest
-from serving.torchserve.members import Contents, refuse, refuse_bomb
-from serving.torchserve.model_config import ModelConfig, read_model_config
-from serving.torchserve.tarred import tgz_contents
-from serving.torchserve.zipped import zip_contents
 
 PIECE_BYTES = 1 << 20
 """How much of a member is in memory at once."""

@@ -15,8 +15,8 @@ from urllib.parse import parse_qsl
 from serving.errors import ModelNotFound, ModelNotReady
 from serving.messages import Headers, Request
 from serving.torchserve.answers import Answer, json_answer
+from serving.torchserve.archives.mar_manifest import RUNTIMES
 from serving.torchserve.documents import management_document
-from serving.torchserve.downloads import is_address
 from serving.torchserve.errors import (
     BadRequestException,
     InternalServerException,
@@ -25,10 +25,10 @@ from serving.torchserve.errors import (
     ResourceNotFoundException,
     ServiceUnavailableException,
 )
-from serving.torchserve.mar_manifest import RUNTIMES
-from serving.torchserve.models import Models
-from serving.torchserve.records import artifact_record, artifact_url, record
-from serving.torchserve.registration import Registration
+from serving.torchserve.registry.downloads import is_address
+from serving.torchserve.registry.models import Models
+from serving.torchserve.registry.records import artifact_record, artifact_url, record
+from serving.torchserve.registry.registration import Registration
 from serving.torchserve.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _MOST_LISTED = 100
 _MAX_INT = (1 << 31) - 1
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _LONGEST_INTEGER = 20
+_TEXTS = frozenset({"url", "model_name", "handler", "runtime"})
 _NUMBERS = frozenset({"batch_size", "max_batch_delay", "initial_workers", "response_timeout", "startup_timeout"})
 _RUNTIMES = (*RUNTIMES, "LSP")
 _INSTEAD: Mapping[str, str] = {

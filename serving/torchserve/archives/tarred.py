@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import BinaryIO
 
-from serving.torchserve.members import Contents, Member, checked, limit_bytes, refuse, refuse_bomb, refuse_kind
+from serving.torchserve.archives.members import Contents, Member, checked, limit_bytes, refuse, refuse_bomb, refuse_kind
 
 MAX_PIECE_BYTES = 1 << 20
 """What is read at once, at most: a part of a member, a long name. Also how many zeros may follow the end."""

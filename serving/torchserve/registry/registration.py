@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from serving.torchserve.mar import Mar
-from serving.torchserve.model_config import ModelConfig
-from serving.torchserve.parameters import Parameters
+from serving.torchserve.archives.mar import Mar
+from serving.torchserve.archives.model_config import ModelConfig
+from serving.torchserve.workers.parameters import Parameters
 
 if TYPE_CHECKING:
     from serving.settings import Settings

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from serving.errors import SettingsError
-from serving.torchserve.families import LABEL, NAME, Declared, Kind
+from serving.torchserve.metrics.families import LABEL, NAME, Declared, Kind
 
 HOSTNAME = "Hostname"
 """The label that every metric of a worker has last, declared or not."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from serving.torchserve.worker import Worker, WorkerFailed
+from serving.torchserve.workers.worker import Worker, WorkerFailed
 
 log = logging.getLogger("stateserve")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from serving.errors import ServingError
-from serving.torchserve.asked import Asked
 from serving.torchserve.errors import InternalServerException
-from serving.torchserve.lines import Lines
-from serving.torchserve.process import Process, settle, spawn
-from serving.torchserve.wire import STREAM_NEXT, Answer, BrokenAnswer, Decoder, Load, batch_message, load_message
+from serving.torchserve.workers.asked import Asked
+from serving.torchserve.workers.lines import Lines
+from serving.torchserve.workers.process import Process, settle, spawn
+from serving.torchserve.workers.wire import STREAM_NEXT, Answer, BrokenAnswer, Decoder, Load, batch_message, load_message
 
 log = logging.getLogger("stateserve")
 

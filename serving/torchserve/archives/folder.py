@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from serving.torchserve.members import Contents, Member, checked, refuse_kind
+from serving.torchserve.archives.members import Contents, Member, checked, refuse_kind
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving.folders import model_names
-from serving.torchserve.downloads import Archive, locate
+from serving.torchserve.archives.mar import Mar, unpack
+from serving.torchserve.archives.mar_manifest import Asked
 from serving.torchserve.errors import InvalidModelException
-from serving.torchserve.mar import Mar, unpack
-from serving.torchserve.mar_manifest import Asked
-from serving.torchserve.parameters import Parameters
-from serving.torchserve.registration import Registration, parameters
+from serving.torchserve.registry.downloads import Archive, locate
+from serving.torchserve.registry.registration import Registration, parameters
+from serving.torchserve.workers.parameters import Parameters
 
 if TYPE_CHECKING:
     from serving.settings import Settings

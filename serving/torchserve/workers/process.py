@@ -7,7 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving.torchserve.lines import Lines
+from serving.torchserve.workers.lines import Lines
 
 _TERMINATE_S = 2.0
 """How long a process may take to end by itself when it is told to."""

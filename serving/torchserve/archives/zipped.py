@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, BinaryIO
 
-from serving.torchserve.members import (
+from serving.torchserve.archives.members import (
     MAX_MEMBERS,
     Contents,
     Member,

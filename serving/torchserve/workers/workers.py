@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.torchserve.asked import Asked, Leaving
+from serving.torchserve.archives.mar import Mar
 from serving.torchserve.errors import InternalServerException, ServiceUnavailableException
-from serving.torchserve.host import WorkerHost
 from serving.torchserve.jobs import Job, Reply
-from serving.torchserve.mar import Mar
-from serving.torchserve.parameters import Parameters
-from serving.torchserve.place import Duty, Place
-from serving.torchserve.requirements import install_requirements
-from serving.torchserve.wire import Load
-from serving.torchserve.worker import Start, Worker, WorkerFailed, start_worker
+from serving.torchserve.workers.asked import Asked, Leaving
+from serving.torchserve.workers.host import WorkerHost
+from serving.torchserve.workers.parameters import Parameters
+from serving.torchserve.workers.place import Duty, Place
+from serving.torchserve.workers.requirements import install_requirements
+from serving.torchserve.workers.wire import Load
+from serving.torchserve.workers.worker import Start, Worker, WorkerFailed, start_worker
 
 __all__ = ["Parameters", "WorkerInfo", "Workers"]
 

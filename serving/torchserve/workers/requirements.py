@@ -5,9 +5,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.torchserve.archives.mar import Mar
 from serving.torchserve.errors import ModelException
-from serving.torchserve.host import WorkerHost, torchserve_folder
-from serving.torchserve.mar import Mar
+from serving.torchserve.workers.host import WorkerHost, torchserve_folder
 
 log = logging.getLogger("stateserve.model")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from foundation.environment import cores
 from serving.errors import ServingError
-from serving.torchserve.downloads import remove_abandoned
+from serving.torchserve.archives.mar import Mar
 from serving.torchserve.errors import (
     BadRequestException,
     ConflictStatusException,
@@ -25,14 +25,14 @@ from serving.torchserve.errors import (
     ServiceUnavailableException,
 )
 from serving.torchserve.jobs import Job, Reply
-from serving.torchserve.mar import Mar
-from serving.torchserve.parameters import Parameters
-from serving.torchserve.prepared import Prepared, prepare
-from serving.torchserve.registration import Registration
-from serving.torchserve.snapshots import Kind, Snapshots, described
-from serving.torchserve.startup import from_snapshot, to_load
-from serving.torchserve.unpacked import UnpackedFolder
-from serving.torchserve.workers import Leaving, Workers
+from serving.torchserve.registry.downloads import remove_abandoned
+from serving.torchserve.registry.prepared import Prepared, prepare
+from serving.torchserve.registry.registration import Registration
+from serving.torchserve.registry.snapshots import Kind, Snapshots, described
+from serving.torchserve.registry.startup import from_snapshot, to_load
+from serving.torchserve.registry.unpacked import UnpackedFolder
+from serving.torchserve.workers.parameters import Parameters
+from serving.torchserve.workers.workers import Leaving, Workers
 
 if TYPE_CHECKING:
     from serving.settings import Settings

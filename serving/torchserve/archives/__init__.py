@@ -1,0 +1,1 @@
+"""A `.mar`, and what it says of itself."""

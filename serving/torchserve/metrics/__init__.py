@@ -1,0 +1,1 @@
+"""TorchServe's metrics: counted, sampled, written in its form."""

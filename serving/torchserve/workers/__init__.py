@@ -1,0 +1,1 @@
+"""TorchServe's own worker, as child processes: asked, watched, started again."""
