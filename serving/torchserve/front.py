@@ -14,7 +14,7 @@ from serving.torchserve.answers import Answer, AnswerHeaders, error_answer, json
 from serving.torchserve.documents import TORCHSERVE_VERSION, connector_document, prediction_document
 from serving.torchserve.errors import BadRequestException, MethodNotAllowedException, ResourceNotFoundException
 from serving.torchserve.forms import body_inputs, query_inputs
-from serving.torchserve.jobs import Input, Job
+from serving.torchserve.jobs import Input, Job, told_headers
 from serving.torchserve.metrics.metrics import CONTENT_TYPE, TorchServeMetrics
 from serving.torchserve.registry.models import Models
 from serving.torchserve.routes import (
@@ -186,7 +186,7 @@ class Front:
         if request.method == "OPTIONS":
             return json_answer(prediction_document(name))
         self._parts.metrics.requested(name, asked.version)
-        job = Job(request_id, _headers(request, asked), inputs)
+        job = Job(request_id, (*told_headers(request), *asked.headers), inputs)
         return self._headers.answer(await model.predict(job, leaving, version=asked.version))
 
     async def _inputs(self, asked: Prediction, request: Request) -> tuple[Input, ...]:
@@ -212,14 +212,6 @@ class Front:
         if not named:
             raise BadRequestException("Parameter model_name is required.")
         return named[0].value.decode("utf-8", "replace")
-
-
-def _headers(request: Request, asked: Prediction) -> tuple[tuple[str, str], ...]:
-    """The request's headers as a handler is given them: its length is always among them, and what is ours comes last."""
-    told = tuple(request.headers.items())
-    if request.headers.get("content-length") is None:
-        told = (*(pair for pair in told if pair[0] != "transfer-encoding"), ("content-length", str(len(request.body))))
-    return (*told, *asked.headers)
 
 
 _OIP: dict[str, tuple[Any, int]] = {

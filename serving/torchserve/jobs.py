@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from serving.messages import Request
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -20,6 +22,14 @@ class Job:
     request_id: str
     headers: tuple[tuple[str, str], ...]
     inputs: tuple[Input, ...]
+
+
+def told_headers(request: Request) -> tuple[tuple[str, str], ...]:
+    """A request's headers as its handler is given them: its length is always among them."""
+    told = tuple(request.headers.items())
+    if request.headers.get("content-length") is None:
+        told = (*(pair for pair in told if pair[0] != "transfer-encoding"), ("content-length", str(len(request.body))))
+    return told
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from serving.errors import ModelNotFound, ModelNotReady
-from serving.messages import Headers, Request
+from serving.messages import Request
 from serving.torchserve.answers import Answer, json_answer
 from serving.torchserve.archives.mar_manifest import RUNTIMES
 from serving.torchserve.documents import management_document
@@ -25,6 +25,7 @@ from serving.torchserve.errors import (
     ResourceNotFoundException,
     ServiceUnavailableException,
 )
+from serving.torchserve.jobs import told_headers
 from serving.torchserve.registry.downloads import is_address
 from serving.torchserve.registry.models import Models
 from serving.torchserve.registry.records import artifact_record, artifact_url, record
@@ -100,7 +101,7 @@ class Management:
     async def _of_one(self, request: Request, query: "Parameters", name: str, version: str | None) -> Answer:
         match request.method:
             case "GET":
-                customized_by = request.headers if query.switch("customized") else None
+                customized_by = request if query.switch("customized") else None
                 return json_answer(await self._described(name, version, customized_by))
             case "PUT":
                 return await self._scale(query, name, version or query.text("model_version"))
@@ -127,8 +128,8 @@ class Management:
         page["models"] = [{"modelName": name, "modelUrl": listed[name]} for name in names]
         return json_answer(page)
 
-    async def _described(self, name: str, version: str | None, customized_by: Headers | None) -> list[dict[str, Any]]:
-        """Records; what the handler itself says is in them where it is asked with these headers."""
+    async def _described(self, name: str, version: str | None, customized_by: Request | None) -> list[dict[str, Any]]:
+        """Records; what the handler itself says is in them where it is asked with this request's headers."""
         if self._is_artifact(name):
             return self._artifact_described(name, version)
         if version == "all":
@@ -137,7 +138,7 @@ class Management:
         found = self.models.find(name, version)
         described = record(found, self.models.gpus)
         if customized_by is not None:
-            said = await found.workers.describe(tuple(customized_by.items()))
+            said = await found.workers.describe(told_headers(customized_by))
             described["customizedMetadata"] = said if isinstance(said, dict) else {}
         return [described]
 
