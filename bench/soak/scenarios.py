@@ -10,6 +10,10 @@ from bench.soak.memory import memory
 from bench.soak.mix_up import mix_up
 from bench.soak.overload import overload
 from bench.soak.swaps import swaps
+from bench.soak.workers.alone import alone
+from bench.soak.workers.ending import workers_ending
+from bench.soak.workers.killed import killed
+from bench.soak.workers.memory import workers_memory
 
 SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
     "mix-up": mix_up,
@@ -18,6 +22,10 @@ SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
     "leaving": leaving,
     "ending": ending,
     "memory": memory,
+    "workers-killed": killed,
+    "worker-alone": alone,
+    "workers-ending": workers_ending,
+    "workers-memory": workers_memory,
 }
 """What `--only` names."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,15 +47,21 @@ class Asking:
     _latest_at: float = 0.0
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    async def ask_on(self, most: int | None = None) -> None:
-        """Asks on one connection, again and again, until it is over, or until so many were sent by all."""
+    async def ask_on(self, most: float = math.inf) -> None:
+        """Asks on one connection, again and again, until it is over, or until all have sent so many."""
         connection = await connect(self.port)
-        while not self.over and (most is None or self.sent < most):
+        while not self.over and self.sent < most:
             try:
                 await self.ask(connection)
             except ConnectionLost as lost:
                 self.faults.add(f"a request was not answered: {lost}")
                 connection = await connect(self.port)
+        connection.close()
+
+    async def ask_once(self) -> None:
+        """Asks on a connection for that alone. Raises ConnectionLost."""
+        connection = await connect(self.port)
+        await self.ask(connection)
         connection.close()
 
     async def ask(self, connection: Connection) -> Answer:

@@ -41,11 +41,12 @@ async def killed(soak: Soak) -> Finding:
             soak.say(f"workers-killed: {number + 1} of {kills}")
         await asyncio.sleep(_LOAD_S)
         await asking.end(clients)
-        workers = await served.ready_workers()
-    faults.require(set(workers) == served.running and len(workers) == WORKERS, f"at the end {workers} are told to run")
+        workers, children = await served.ready_workers(), served.children()
+    faults.require(set(workers) == children and len(workers) == WORKERS, f"{workers} are said to run at the end, {children} do")
     judge(faults, served, asking, kills)
     faults.require(not asking.refused, f"{asking.refused} requests were refused")
-    faults.add_all([f"worker {pid} outlived the server" for pid in await served.left_behind()])
+    left = await served.left_behind()
+    faults.require(not left, f"after the server's SIGTERM, workers still run: {left}")
     first_loads_s, loads_s = served.loads_s()[:WORKERS], served.loads_s()[WORKERS:]
     return Finding(
         "Workers that are killed",

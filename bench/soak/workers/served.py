@@ -26,6 +26,7 @@ POLL_S = 0.01
 _HANDLER = Path(__file__).parents[2] / "mar" / "echo_handler.py"
 _PACK_TIMEOUT_S = 60.0
 _GONE_S = 10.0
+_QUEUED_S = 10.0
 _LOADED = re.compile(rf"^worker \d+ has loaded model {NAME} in ([\d.]+) s$")
 
 
@@ -57,6 +58,12 @@ class Served:
         """How many requests wait in the model's queue."""
         return (await self._described())["jobQueueStatus"]["pendingRequests"]
 
+    async def until_waiting(self, count: int) -> None:
+        """Returns when so many requests wait. Raises TimeoutError."""
+        async with asyncio.timeout(_QUEUED_S):
+            while await self.waiting() != count:
+                await asyncio.sleep(POLL_S)
+
     def loads_s(self) -> list[float]:
         """How long each worker took from its start until it had loaded the model, as the log says."""
         lines = (_LOADED.match(line["message"]) for line in self.server.log_lines())
@@ -66,11 +73,18 @@ class Served:
         """How many workers died, as the log says."""
         return sum(line["message"].startswith("a worker died, ") for line in self.server.log_lines())
 
-    async def left_behind(self) -> set[int]:
-        """Workers that still run a while after the server has ended."""
+    async def left_behind(self) -> list[int]:
+        """Workers that still run a while after the server has ended: none, if all is well."""
         with contextlib.suppress(TimeoutError):
             await until(lambda: not any(map(is_running, self.seen)), _GONE_S)
-        return {pid for pid in self.seen if is_running(pid)}
+        return sorted(filter(is_running, self.seen))
+
+    async def killed(self) -> list[int]:
+        """Ends the server with SIGKILL; what is left behind of its workers."""
+        self.children()
+        self.server.process.kill()
+        await self.server.process.wait()
+        return await self.left_behind()
 
     async def _described(self) -> dict[str, Any]:
         answer = await ask_once(self.port + 1, get(f"/models/{NAME}"))
