@@ -7,7 +7,7 @@ from typing import Any
 
 
 class EchoHandler:
-    """A request is two numbers: its own, and the milliseconds that its batch takes at least. The answer: its own, and our process.
+    """A request is two numbers: its own, and the milliseconds that its batch takes at least. The answer: its own, our process.
 
     A batch sleeps and does not compute, so that the cores are left to the server and to workers that start.
     """

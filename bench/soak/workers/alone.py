@@ -44,9 +44,9 @@ async def alone(soak: Soak) -> Finding:
     faults.require(not left, f"after the server's SIGKILL, a worker that had a batch still runs: {left}")
     return Finding(
         "The only worker is killed",
-        f"As above, with one worker: until the next one has loaded the model, requests wait in the queue of {QUEUE_SIZE}, and are "
-        f"answered by it. At the last kill, {QUEUE_SIZE} more ask once while {CONNECTIONS} wait: {CONNECTIONS} of them find no "
-        "room, and get 503. In the end the server is killed, with a worker that starts, and with one that has a batch: none may "
+        f"As above, with one worker: until the next one has loaded the model, requests wait in the queue of {QUEUE_SIZE}, and "
+        f"are answered by it. At the last kill, {QUEUE_SIZE} more ask once while {CONNECTIONS} wait: {CONNECTIONS} of them find "
+        "no room, and get 503. In the end the server is killed, with a worker that starts, and with one that has a batch: none may "
         "outlive it.",
         {
             "workers killed": f"{kills + 1}",

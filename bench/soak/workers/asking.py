@@ -24,8 +24,8 @@ _DIED = frozenset({500, 507})
 """How TorchServe answers those whose worker died: 507 where it was killed, as the system does for want of memory."""
 _DIED_SAYS = "Worker died."
 _REFUSED_SAYS = (
-    f'Model "{NAME}" has no worker to serve inference request. Please use scale workers API to add workers. If this is a sequence '
-    "inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+    f'Model "{NAME}" has no worker to serve inference request. Please use scale workers API to add workers. If this is a '
+    "sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
 )
 
 

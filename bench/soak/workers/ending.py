@@ -31,9 +31,9 @@ async def workers_ending(soak: Soak) -> Finding:
         soak.say(f"workers-ending: {number + 1} of {rounds}")
     return Finding(
         "SIGTERM while workers are at work",
-        f"{CONNECTIONS} connections ask {WORKERS} workers without a pause, batchSize {BATCH_SIZE}, a batch takes {BATCH_MS} ms, and "
-        f"go on after SIGTERM (`drain_delay_s` is {DRAIN_DELAY_S:g}) until they are refused. What was sent before the end of the "
-        "delay must be answered, no answer may be broken off, and the access log may tell of none that did not come.",
+        f"{CONNECTIONS} connections ask {WORKERS} workers without a pause, batchSize {BATCH_SIZE}, a batch takes {BATCH_MS} ms, "
+        f"and go on after SIGTERM (`drain_delay_s` is {DRAIN_DELAY_S:g}) until they are refused. What was sent before the end of "
+        "the delay must be answered, no answer may be broken off, and the access log may tell of none that did not come.",
         {
             "servers ended": f"{rounds}",
             "exit codes": ", ".join(sorted({str(one.exit_code) for one in ended})),

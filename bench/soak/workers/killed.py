@@ -50,9 +50,9 @@ async def killed(soak: Soak) -> Finding:
     first_loads_s, loads_s = served.loads_s()[:WORKERS], served.loads_s()[WORKERS:]
     return Finding(
         "Workers that are killed",
-        f"A `.mar` with an echo handler is served by {WORKERS} of TorchServe's own workers, batchSize {BATCH_SIZE}, a batch takes "
-        f"{PAUSE_MS} ms or more. {CONNECTIONS} connections ask without a pause, each request with a number that must come back, "
-        "while one worker after the other is killed (SIGKILL), the next when the one before is replaced and answers. What a "
+        f"A `.mar` with an echo handler is served by {WORKERS} of TorchServe's own workers, batchSize {BATCH_SIZE}, a batch "
+        f"takes {PAUSE_MS} ms or more. {CONNECTIONS} connections ask without a pause, each request with a number that must come "
+        "back, while one worker after the other is killed (SIGKILL), the next when the one before is replaced and answers. What a "
         "killed worker had gets 507 or 500 `Worker died.`, nothing else may fail, and nothing may hang.",
         {
             "workers killed": f"{kills}",

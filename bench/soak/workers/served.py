@@ -61,7 +61,7 @@ class Served:
     async def until_waiting(self, count: int) -> None:
         """Returns when so many requests wait. Raises TimeoutError."""
         async with asyncio.timeout(_QUEUED_S):
-            while await self.waiting() != count:
+            while await self.waiting() != count:  # noqa: ASYNC110 - it can only be asked
                 await asyncio.sleep(POLL_S)
 
     def loads_s(self) -> list[float]:
@@ -102,7 +102,7 @@ async def started(soak: Soak, name: str, workers: int, *flags: str) -> AsyncIter
     """
     store = soak.repository(f"{name}-store")
     await _pack(store, workers)
-    ways = ("--model-store", str(store), "--load-models", f"{NAME}.mar", "--disable-token-authorization", "true")
+    ways = ("--model-store", str(store), "--models", f"{NAME}.mar", "--disable-token-authorization")
     async with server.started(soak.repository(name), *ways, *flags) as found:
         served = Served(found)
         served.children()
@@ -112,7 +112,7 @@ async def started(soak: Soak, name: str, workers: int, *flags: str) -> AsyncIter
 async def until(holds: Callable[[], bool], timeout_s: float) -> float:
     """Waits until the condition holds; the time at which it did. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - the condition is another process's
             await asyncio.sleep(POLL_S)
     return time.perf_counter()
 
