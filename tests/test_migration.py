@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -13,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.processes import free_port, server_environment
+from bench.processes import server_environment
 from tests.torchserve.differences import ADDED_HEADERS, ADDED_METRICS, DIFFERENCES, NOT_COMPARED
 
 PROJECT = Path(__file__).parents[1]
 MIGRATION, REFERENCE = (PROJECT / "docs" / name for name in ("migrate-from-torchserve.md", "torchserve.md"))
 BLOCK = re.compile(r"(<!-- java -->\n)?```console\n(.*?)```", re.DOTALL)
 PORTS = ("8080", "8081", "8082", "7070", "7071")
+NOT_GIVEN = (20000, 32000)
 ADDRESSES = """\
 inference_address=http://127.0.0.1:8080
 management_address=http://127.0.0.1:8081
@@ -54,8 +57,14 @@ def shown(document):
 
 @pytest.fixture
 def ports():
-    """Ports that nobody else listens on, for those that the documents name."""
-    return {port: str(free_port()) for port in PORTS}
+    """Ports for those that the documents name: free ones that the system gives to nobody else, though they are used late."""
+    found = set()
+    while len(found) < len(PORTS):
+        port = random.randrange(*NOT_GIVEN)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.add(str(port))
+    return dict(zip(PORTS, found, strict=True))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from foundation.environment import environment
 
 CURVE = "soak-memory.svg"
 
-_PACKAGES = ("granian", "numpy", "onnxruntime", "uvloop")
+_PACKAGES = ("granian", "numpy", "onnxruntime", "torch", "torchserve", "uvloop")
 _WIDTH, _HEIGHT = 690, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 640, 48, 240
 _TICKS = 4

@@ -10,9 +10,9 @@ from bench.soak.memory import memory
 from bench.soak.mix_up import mix_up
 from bench.soak.overload import overload
 from bench.soak.swaps import swaps
-from bench.soak.workers.alone import alone
+from bench.soak.workers.alone import worker_alone
 from bench.soak.workers.ending import workers_ending
-from bench.soak.workers.killed import killed
+from bench.soak.workers.killed import workers_killed
 from bench.soak.workers.memory import workers_memory
 
 SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
@@ -22,8 +22,8 @@ SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
     "leaving": leaving,
     "ending": ending,
     "memory": memory,
-    "workers-killed": killed,
-    "worker-alone": alone,
+    "workers-killed": workers_killed,
+    "worker-alone": worker_alone,
     "workers-ending": workers_ending,
     "workers-memory": workers_memory,
 }

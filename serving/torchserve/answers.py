@@ -12,7 +12,7 @@ from serving import messages
 from serving.errors import BadRequest, BodyTimeout, BodyTooLarge, ClientLeft
 from serving.settings import Settings
 from serving.torchserve.errors import BadRequestException, InternalServerException, RequestTimeoutException, TorchServeError
-from serving.torchserve.jobs import Reply
+from serving.torchserve.jobs import STATUSES, Reply
 
 log = logging.getLogger("stateserve")
 
@@ -99,7 +99,7 @@ class AnswerHeaders:
 
     def answer(self, reply: Reply) -> Answer:
         """The answer that a handler's reply is. Raises InternalServerException if it cannot be sent."""
-        if not 200 <= reply.status <= 999:
+        if reply.status not in STATUSES:
             raise InternalServerException(f"The handler's status is {reply.status}, which no answer can have.")
         headers = [*filter(None, map(_sendable, reply.headers))] if reply.headers else []
         content_type = reply.content_type or dict(headers).get("content-type")

@@ -25,6 +25,7 @@ from serving.torchserve.routes import (
     is_native,
     is_open,
     management_place,
+    manages,
     oip_place,
     segments_of,
 )
@@ -132,7 +133,7 @@ class Front:
             if (found := inference_place(segments) or self._oip_place(segments)) is not None:
                 return Route(found[0], tokens, found[1])
             if is_native(path) and not (path == "/metrics" and "metrics" in self._connectors):
-                return Route("native", () if is_open(path) else tokens)
+                return Route("native", () if is_open(path) else ("management",) if manages(path) else tokens)
         return self._managed(segments, tokens) or Route("nowhere", tokens)
 
     def _beside_native(self, segments: list[str]) -> Route:

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from serving.messages import Request
 
 
+STATUSES = range(200, 1000)
+"""What an answer can have for a status; granian ends the whole process at one that is no HTTP status."""
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One input of a request: `body`, or a field of a form. The worker decodes it by its content type ("" if it has none)."""

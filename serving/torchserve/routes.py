@@ -60,6 +60,11 @@ def is_open(path: str) -> bool:
     return path in _OPEN or path.startswith("/docs/")
 
 
+def manages(path: str) -> bool:
+    """Whether such a path of the application's changes what is served: it asks for the token of the management connector."""
+    return path.startswith("/v2/repository/models/")
+
+
 def management_place(segments: list[str]) -> Place | None:
     """What the management connector answers."""
     match segments:

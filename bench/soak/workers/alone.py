@@ -20,7 +20,7 @@ _START_S = 30.0
 _LONG_MS = 20_000
 
 
-async def alone(soak: Soak) -> Finding:
+async def worker_alone(soak: Soak) -> Finding:
     """Kills the only worker, again and again; what waits meanwhile is answered by the next, and what does not fit is refused."""
     kills = soak.count(KILLS, QUICK_KILLS)
     faults, deaths = Faults(), []
@@ -35,21 +35,20 @@ async def alone(soak: Soak) -> Finding:
         await asyncio.sleep(_LOAD_S)
         deaths.append(await _crowded(served, asking))
         await asking.end(clients)
+        judge(faults, served, asking, kills + 1)
         left = await _killed_while_a_worker_starts(served)
-    judge(faults, served, asking, kills + 1)
     faults.require(asking.refused == CONNECTIONS, f"{asking.refused} requests were refused, where {CONNECTIONS} were too many")
-    faults.require(not left, f"after the server's SIGKILL, a worker that started still runs: {left}")
     async with started(soak, "alone-busy", 1) as served:
-        left = await _killed_while_a_worker_works(served)
-    faults.require(not left, f"after the server's SIGKILL, a worker that had a batch still runs: {left}")
+        left += await _killed_while_a_worker_works(served)
+    faults.require(not left, f"after the server's SIGKILL, workers still run: {left}")
     return Finding(
         "The only worker is killed",
         f"As above, with one worker: until the next one has loaded the model, requests wait in the queue of {QUEUE_SIZE}, and "
         f"are answered by it. At the last kill, {QUEUE_SIZE} more ask once while {CONNECTIONS} wait: {CONNECTIONS} of them find "
-        "no room, and get 503. In the end the server is killed, with a worker that starts, and with one that has a batch: none may "
-        "outlive it.",
+        "no room, and get 503. In the end the server is killed, with a worker that starts, and with one that has a batch: none "
+        "may outlive it.",
         {
-            "workers killed": f"{kills + 1}",
+            "workers killed under load": f"{kills + 1}",
             "requests": f"{asking.sent:,}",
             "right answers": f"{asking.right:,}",
             "`Worker died.`": f"{asking.died}",
@@ -88,6 +87,7 @@ async def _killed_while_a_worker_works(served: Served) -> list[int]:
     busy = Asking(served.port, _LONG_MS)
     asked = asyncio.create_task(busy.ask_once())
     await until(lambda: busy.sent > 0, _START_S)
+    await served.until_waiting(0)
     left = await served.killed()
     with contextlib.suppress(ConnectionLost):
         await asked

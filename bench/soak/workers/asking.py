@@ -48,13 +48,11 @@ class Asking:
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def ask_on(self, most: float = math.inf) -> None:
-        """Asks on one connection, again and again, until it is over, or until all have sent so many."""
+        """Asks again and again, until it is over, or until all have sent so many; connects again where an answer says so."""
         connection = await connect(self.port)
         while not self.over and self.sent < most:
-            try:
-                await self.ask(connection)
-            except ConnectionLost as lost:
-                self.faults.add(f"a request was not answered: {lost}")
+            if not await self._goes_on(connection):
+                connection.close()
                 connection = await connect(self.port)
         connection.close()
 
@@ -91,6 +89,15 @@ class Asking:
         for client in clients:
             if client.done() and (error := client.exception()) is not None:
                 self.faults.add(f"a client ended with {type(error).__name__}: {error}")
+
+    async def _goes_on(self, connection: Connection) -> bool:
+        """One request; whether the connection can have another."""
+        try:
+            answer = await self.ask(connection)
+        except ConnectionLost as lost:
+            self.faults.add(f"a request was not answered: {lost}")
+            return False
+        return answer.headers().get("connection") != "close"
 
     def _judge(self, number: int, answer: Answer, now: float) -> None:
         echoed, _, pid = answer.content.partition(b" ")

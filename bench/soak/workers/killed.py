@@ -27,7 +27,7 @@ class Death:
     start_s: float
 
 
-async def killed(soak: Soak) -> Finding:
+async def workers_killed(soak: Soak) -> Finding:
     """Kills one of two workers, again and again, while clients ask, and looks at what became of each request."""
     kills = soak.count(KILLS, QUICK_KILLS)
     faults, deaths = Faults(), []
@@ -52,8 +52,8 @@ async def killed(soak: Soak) -> Finding:
         "Workers that are killed",
         f"A `.mar` with an echo handler is served by {WORKERS} of TorchServe's own workers, batchSize {BATCH_SIZE}, a batch "
         f"takes {PAUSE_MS} ms or more. {CONNECTIONS} connections ask without a pause, each request with a number that must come "
-        "back, while one worker after the other is killed (SIGKILL), the next when the one before is replaced and answers. What a "
-        "killed worker had gets 507 or 500 `Worker died.`, nothing else may fail, and nothing may hang.",
+        "back, while one worker after the other is killed (SIGKILL), the next when the one before is replaced and answers. What "
+        "a killed worker had gets 507 or 500 `Worker died.`, nothing else may fail, and nothing may hang.",
         {
             "workers killed": f"{kills}",
             "requests": f"{asking.sent:,}",

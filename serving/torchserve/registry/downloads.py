@@ -205,10 +205,11 @@ def _publish(temporary: Path, target: Path) -> None:
         temporary.rename(target)
 
 
-def _copy(source: IO[bytes], file: BinaryIO, url: str, most_bytes: int) -> None:
+def _copy(source: Any, file: BinaryIO, url: str, most_bytes: int) -> None:
+    """Copies what comes, as it comes: `read` would wait for a whole chunk, and a trickle would never meet its end."""
     expected, end = _length(source), time.monotonic() + _WHOLE_S
     copied = 0
-    while data := source.read(_CHUNK_BYTES):
+    while data := source.read1(_CHUNK_BYTES):
         copied += len(data)
         if copied > most_bytes:
             raise DownloadArchiveException(f"Failed to download archive from: {url}: it is larger than {most_bytes} bytes")

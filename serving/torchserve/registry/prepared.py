@@ -1,5 +1,6 @@
 """An archive that was found and unpacked: what is left to do is to enter it."""
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,14 @@ from serving.torchserve.archives.mar_manifest import Asked
 from serving.torchserve.errors import InvalidModelException
 from serving.torchserve.registry.downloads import Archive, locate
 from serving.torchserve.registry.registration import Registration, parameters
+from serving.torchserve.registry.startup import SUFFIXES
 from serving.torchserve.workers.parameters import Parameters
 
 if TYPE_CHECKING:
     from serving.settings import Settings
+
+_NO_NAME = re.compile(r"\W|^_", re.ASCII)
+"""What TorchServe replaces by _ where it calls a model as its file is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,7 @@ def prepare(wanted: Registration, store: Path, into: Path, settings: "Settings",
     """
     archive = locate(wanted.url, store, settings.allowed_urls)
     try:
-        asked = Asked(wanted.name, wanted.handler, wanted.runtime, settings.default_service_handler or "")
-        mar = unpack(archive.path, into, asked)
+        mar = unpack(archive.path, into, _asked(wanted, archive, settings))
     except BaseException:
         archive.discard()
         raise
@@ -58,6 +62,18 @@ def prepare(wanted: Registration, store: Path, into: Path, settings: "Settings",
         archive.discard()
         raise
     return Prepared(wanted, archive, mar, held, mar.name in _artifacts(settings.repository))
+
+
+def _asked(wanted: Registration, archive: Archive, settings: "Settings") -> Asked:
+    """What a registration says itself. A nameless archive of the start is called as its file is; a client has to name it."""
+    stem = next((archive.path.name.removesuffix(end) for end in SUFFIXES if archive.path.name.endswith(end)), archive.path.name)
+    return Asked(
+        wanted.name,
+        wanted.handler,
+        wanted.runtime,
+        default_name=_NO_NAME.sub("_", stem) if wanted.workers is None else "",
+        default_handler=settings.default_service_handler or "",
+    )
 
 
 def _require_served(mar: Mar, wanted: Registration) -> None:

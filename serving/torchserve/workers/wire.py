@@ -20,6 +20,7 @@ _INT_BYTES = 4
 _END = _INT.pack(-1)
 _MAX_HEADERS = 1000
 _CACHED_HEADERS = 256
+_LONGEST_KEPT_LABELS = 512
 _INTERNAL = frozenset({"explain", "describe"})
 """Headers that TorchServe itself gives a handler; they have no HTTP spelling."""
 
@@ -94,8 +95,14 @@ def _headers(headers: tuple[tuple[str, str], ...]) -> bytes:
     return b"".join(_sized(_bytes(_spelled(name))) + _sized(_bytes(value)) for name, value in headers) + _END
 
 
-@lru_cache(_CACHED_HEADERS)
 def _labels(name: str, content_type: str) -> bytes:
+    """An input's name and type: a client sends the same with each of its requests. Long ones, which it can make up, are not kept."""
+    is_short = len(name) + len(content_type) <= _LONGEST_KEPT_LABELS
+    return (_kept_labels if is_short else _kept_labels.__wrapped__)(name, content_type)
+
+
+@lru_cache(_CACHED_HEADERS)
+def _kept_labels(name: str, content_type: str) -> bytes:
     return _sized(_bytes(name)) + _sized(_bytes(content_type))
 
 

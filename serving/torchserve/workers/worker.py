@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from serving.errors import ServingError
 from serving.torchserve.errors import InternalServerException
+from serving.torchserve.jobs import STATUSES
 from serving.torchserve.workers.asked import Asked
 from serving.torchserve.workers.lines import Lines
 from serving.torchserve.workers.process import Process, settle, spawn
@@ -160,9 +161,8 @@ class Worker:
         """Tells the batch how it failed, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
-            status = _OUT_OF_MEMORY if failure.code == _TOO_LARGE else failure.code
             for asked in self._batch:
-                asked.fail(InternalServerException(failure.message, status, self._lines.traceback_id))
+                asked.fail(InternalServerException(failure.message, _status(failure.code), self._lines.traceback_id))
             self._answered_all()
 
     def _answered_all(self) -> None:
@@ -261,7 +261,8 @@ async def _loaded(process: Process, listening: "asyncio.Future[None]", lines: Li
     loop = asyncio.get_running_loop()
     await _first({listening, process.exited}, _LISTENING_S)
     if not listening.done():
-        raise await _failure(process, lines, f"it did not listen within {_LISTENING_S:g} s")
+        late = "" if process.exited.done() else f" within {_LISTENING_S:g} s"
+        raise await _failure(process, lines, f"it did not listen{late}")
     decoder = Decoder(start.max_response_bytes, start.load.batch_size)
     try:
         _, connection = await loop.create_unix_connection(lambda: _Connection(loop, decoder), str(start.socket))
@@ -279,11 +280,18 @@ async def _loaded(process: Process, listening: "asyncio.Future[None]", lines: Li
     connection.transport.abort()
     if connection.loaded.done():
         answer = connection.loaded.result()
-        raise await _failure(process, lines, answer.message, answer.code)
+        raise await _failure(process, lines, answer.message, _status(answer.code))
     if closed:
         raise await _failure(process, lines, "it did not load its model")
     why = f"a worker did not come up: it did not load its model within {start.startup_timeout_s:g} s"
     raise WorkerFailed(why, 500, lines.traceback_id)
+
+
+def _status(code: int) -> int:
+    """The status that tells of a worker's failure: handlers choose their codes, and some are none that an answer can have."""
+    if code == _TOO_LARGE:
+        return _OUT_OF_MEMORY
+    return code if code in STATUSES else 500
 
 
 async def _first(futures: "set[asyncio.Future[Any]]", timeout_s: float) -> None:

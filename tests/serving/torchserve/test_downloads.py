@@ -1,6 +1,8 @@
+import contextlib
 import http.server
 import os
 import threading
+import time
 
 import pytest
 
@@ -12,7 +14,10 @@ CONTENT = bytes(range(256)) * 5000
 
 
 class _Files(http.server.BaseHTTPRequestHandler):
-    """`/a.mar` is a file, `/to.mar?URL` leads elsewhere, `/short.mar` ends too early, `/404.mar` is not there."""
+    """`/a.mar` is a file, `/to.mar?URL` leads elsewhere, `/short.mar` ends too early, `/404.mar` is not there.
+
+    `/trickle.mar` comes byte by byte, until nobody wants it any more.
+    """
 
     def do_GET(self):
         path, _, query = self.path.partition("?")
@@ -27,7 +32,14 @@ class _Files(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
+        while path == "/trickle.mar":
+            self.wfile.write(b"x")
+            time.sleep(0.01)
         self.wfile.write(CONTENT[: 1000 if path == "/short.mar" else None])
+
+    def handle(self):
+        with contextlib.suppress(ConnectionError):
+            super().handle()
 
     def log_message(self, format, *args):  # noqa: A002
         pass
@@ -193,6 +205,13 @@ def test_too_large(store, files):
     """More bytes than are allowed are not kept."""
     message = f"Failed to download archive from: {files}/a.mar: it is larger than 1000 bytes"
     assert refused(DownloadArchiveException, f"{files}/a.mar", store, most_bytes=1000) == message
+
+
+def test_trickle(store, files, monkeypatch):
+    """What comes byte by byte is given up when all of it takes too long, and not when a chunk is full."""
+    monkeypatch.setattr("serving.torchserve.registry.downloads._WHOLE_S", 0.2)
+    message = refused(DownloadArchiveException, f"{files}/trickle.mar", store)
+    assert message == f"Failed to download archive from: {files}/trickle.mar: it took longer than 0.2 s"
 
 
 def test_redirect(store, files):

@@ -384,6 +384,19 @@ def test_load_named(with_registry, write_mar, store):
     with_registry(test, load_models="a.mar,b=a.mar", default_workers_per_model=1)
 
 
+def test_load_what_says_too_little(with_registry, write_mar, store):
+    """At the start, a nameless archive is called as its file is; one without a handler has the setting's."""
+    write_mar(store / "my-model.mar", "")
+    write_mar(store / "b.mar", "b", handler="")
+
+    async def test(registry):
+        assert [(version.name, version.mar.handler) for version in registry.models.listed()] == [("b", "good"), ("my_model", "good")]
+        message = await refused(InvalidModelException, registry.models.register(Registration("my-model.mar", workers=0)))
+        assert message.startswith("Model name is not defined.")
+
+    with_registry(test, load_models="all", default_service_handler="good", default_workers_per_model=1)
+
+
 @pytest.mark.parametrize("word", ["", "none", "standalone", "NONE"])
 def test_load_nothing(with_registry, write_mar, store, word):
     """TorchServe's words for no model name none."""

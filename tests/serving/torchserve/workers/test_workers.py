@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import stat
+import sys
 import time
 from typing import Any
 
@@ -216,7 +217,7 @@ def test_client_timeout_is_answered(run_fake, job):
     run_fake(test, client_timeout_ms=50)
 
 
-@pytest.mark.parametrize(("code", "status"), [(503, 503), (507, 507), (413, 507), (599, 599)])
+@pytest.mark.parametrize(("code", "status"), [(503, 503), (507, 507), (413, 507), (599, 599), (42, 500), (1000, 500)])
 def test_failed_batch_fails_every_job(run_fake, job, code, status, caplog):
     """Every job of a batch gets the worker's code and message, and the id of the traceback in the log; the worker goes on."""
 
@@ -415,6 +416,18 @@ def test_failed_start_is_told(run_fake, handler, status):
         assert not workers.is_ready
 
     run_fake(test, workers=0, handler=handler)
+
+
+def test_worker_that_ends_before_it_listens(run_fake):
+    """It is told how it ended, and no time is blamed."""
+
+    async def test(workers):
+        workers._host.command = (sys.executable, "-S", "-c", "raise SystemExit(3)")
+        with pytest.raises(InternalServerException) as error:
+            await workers.scale(1, 1)
+        assert str(error.value.__cause__) == "a worker did not come up: it did not listen; it ended with exit code 3"
+
+    run_fake(test, workers=0)
 
 
 def test_slow_start_is_ended(run_fake):
