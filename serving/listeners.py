@@ -84,7 +84,7 @@ def require_free(address: Address) -> None:
         except OSError as cause:
             raise PortTaken(
                 f"{address.host}:{address.port} cannot be listened on: {cause.strerror}; end what listens there, "
-                "or choose another --port"
+                "or choose another address"
             ) from cause
 
 
@@ -124,7 +124,7 @@ def claimed(address: Address) -> Iterator[None]:
             claim.bind(f"\0stateserve-{place}")
         except OSError as cause:
             told = address.path or f"{address.host}:{address.port}"
-            raise PortTaken(f"{told} belongs to another stateserve that is starting; choose another --port") from cause
+            raise PortTaken(f"{told} belongs to another stateserve that is starting; choose another address") from cause
         yield
 
 

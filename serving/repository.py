@@ -141,6 +141,10 @@ class Repository:
         """The models of which at least one version is served, sorted."""
         return sorted(self._routes)
 
+    def serves(self, name: str) -> bool:
+        """Whether at least one version of the model is served."""
+        return name in self._routes
+
     def served(self, name: str | None = None) -> list[ServedModel]:
         """The served versions of one model (none where it is unknown), or of all, by name and version. Any thread may ask."""
         return [served for served in self._served if name in {None, served.name}]

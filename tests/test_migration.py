@@ -97,6 +97,7 @@ def environment(tmp_path):
     return {**kept, **temporary, "OMP_NUM_THREADS": "1", "PATH": path}
 
 
+@pytest.mark.torchserve
 @pytest.mark.parametrize("document", [MIGRATION, REFERENCE], ids=lambda document: document.stem)
 def test_every_command_ends_well_and_prints_what_is_shown(document, folder, environment, ports):
     """Every command of a document, all in one shell, exits with 0, and prints what stands below it."""

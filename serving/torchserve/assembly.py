@@ -3,6 +3,7 @@
 from functools import partial
 
 from serving.app import Running
+from serving.repository import Repository
 from serving.settings import Settings
 from serving.torchserve.archives.mar import Mar
 from serving.torchserve.errors import InvalidModelException
@@ -42,7 +43,9 @@ class TorchServe:
             snapshots=Snapshots(settings, snapshot_directory()) if has_store and settings.config_snapshots else None,
         )
         management = Management(self._models, settings, running.repository, self._tokens)
-        self.parts = Parts(self._models, metrics, management.answer, running.repository.has, self._tokens)
+        self.parts = Parts(
+            self._models, metrics, management.answer, partial(_is_native, running.repository, self._models), self._tokens
+        )
         running.why_not_ready = self._models.why_not_ready
 
     async def start(self) -> None:
@@ -68,6 +71,11 @@ class TorchServe:
             self._host.close()
         if self._tokens is not None:
             self._tokens.remove()
+
+
+def _is_native(repository: Repository, models: Models, name: str) -> bool:
+    """Whether the repository answers for a model: where it serves it, and where there is no archive of that name."""
+    return repository.serves(name) or (repository.has(name) and not models.versions(name))
 
 
 def _workers(host: WorkerHost | None, mar: Mar, name: str, parameters: Parameters) -> Workers:

@@ -57,6 +57,7 @@ class TorchServeFace:
         began, request_id, headers = time.perf_counter(), str(uuid4()), scope.headers
         task = self._arrivals.begin(self._loop, began)
         try:
+            front.require_tokens(route, headers.get("authorization"))  # before a body of whoever has none is held
             body = await body_of(headers, proto, self._max_body_bytes)
             self._arrivals.end(task)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - every error has its answer

@@ -103,10 +103,8 @@ class Front:
                 self._parts.tokens.require(kind, authorization)
 
     async def answer(self, route: Route, request: Request, request_id: str, leaving: Leaving) -> Answer:
-        """The answer, an error's too; raises nothing but CancelledError."""
+        """The answer to a request that `require_tokens` let pass, an error's too; raises nothing but CancelledError."""
         try:
-            if route.tokens:
-                self.require_tokens(route, request.headers.get("authorization"))
             if route.prediction is not None:
                 return await self._predicted(route.prediction, request, request_id, leaving)
             return await self._answered(route.place, request)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from serving.messages import Request
 
-
 STATUSES = range(200, 1000)
 """What an answer can have for a status; granian ends the whole process at one that is no HTTP status."""
 

@@ -204,7 +204,7 @@ def test_a_port_that_is_taken(server, repository, tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"error: 127.0.0.1:{server.port} cannot be listened on: Address already in use; "
-        "end what listens there, or choose another --port\n"
+        "end what listens there, or choose another address\n"
     )
     assert server.get("/ping").status_code == 200
 

@@ -50,21 +50,25 @@ def test_a_long_life(tmp_path):
     assert faults_of("memory", tmp_path) == []
 
 
+@pytest.mark.torchserve
 def test_workers_that_are_killed(tmp_path):
     """Requests that a killed worker had get `Worker died.`, all others their own answer, and another worker takes over."""
     assert faults_of("workers-killed", tmp_path) == []
 
 
+@pytest.mark.torchserve
 def test_only_worker_is_killed(tmp_path):
     """What waits until the next worker is there is answered by it; no worker outlives a server that is killed."""
     assert faults_of("worker-alone", tmp_path) == []
 
 
+@pytest.mark.torchserve
 def test_sigterm_while_workers_are_at_work(tmp_path):
     """After SIGTERM every request that was accepted is answered by its worker, and no worker is left."""
     assert faults_of("workers-ending", tmp_path) == []
 
 
+@pytest.mark.torchserve
 def test_server_with_workers_answers_a_thousand_times(tmp_path):
     """A thousand requests over two workers are answered right, and leave no file open."""
     assert faults_of("workers-memory", tmp_path) == []

@@ -110,7 +110,7 @@ class Management:
                 await self.models.unregister(name, version)
                 return _status(f'Model "{name}" unregistered')
             case "OPTIONS":
-                if not self._is_artifact(name):
+                if not self.repository.serves(name):
                     self.models.find(name)
                 return json_answer(management_document(name))
         raise MethodNotAllowedException(NOT_ALLOWED)
@@ -120,7 +120,7 @@ class Management:
         if not 0 <= limit <= _MOST_LISTED:
             limit = _MOST_LISTED
         listed = {version.name: version.url for version in self.models.listed()}
-        listed = {**self._artifact_urls(), **listed}
+        listed |= self._artifact_urls()
         names = sorted(listed)[first : first + limit]
         page: dict[str, Any] = {}
         if first + limit <= len(listed):  # also where the page ends with the last model
@@ -130,7 +130,7 @@ class Management:
 
     async def _described(self, name: str, version: str | None, customized_by: Request | None) -> list[dict[str, Any]]:
         """Records; what the handler itself says is in them where it is asked with this request's headers."""
-        if self._is_artifact(name):
+        if self.repository.serves(name):
             return self._artifact_described(name, version)
         if version == "all":
             self.models.find(name)
@@ -174,15 +174,13 @@ class Management:
         return _status(f'Default version successfully updated for model "{name}" to "{version}"')
 
     def _is_ready(self, name: str) -> bool:
-        if self._is_artifact(name):
+        if self.repository.serves(name):
             return self.repository.has_default(name)
         return self.models.find(name).ready
 
-    def _is_artifact(self, name: str) -> bool:
-        return not self.models.versions(name) and name in self.repository.names()
-
     def _refuse_artifact(self, name: str, what: str) -> None:
-        if self._is_artifact(name):
+        """An archive whose name an artifact has taken over can still be scaled, and unregistered."""
+        if self.repository.serves(name) and not self.models.versions(name):
             raise BadRequestException(
                 f"{name} is an artifact of the model repository, not an archive: {_INSTEAD[what].format(name=name)}"
             )

@@ -140,7 +140,9 @@ class Models:
         if snapshot:
             wanted = await asyncio.to_thread(from_snapshot, snapshot, self._store)
             if named:
-                log.warning("%s has no effect: the snapshot %s stands before it", ", ".join(named), snapshot.get("name", ""))
+                log.warning(
+                    "load_models=%s has no effect: the snapshot %s stands before it", ", ".join(named), snapshot.get("name", "")
+                )
         else:
             wanted = await asyncio.to_thread(to_load, named, self._store)
         await self._load_all(wanted)
@@ -198,7 +200,7 @@ class Models:
         if not self._started:
             return {WHOLE: "the models are being loaded"}
         waiting = {
-            version.name: f"not all of its {version.workers.min_workers} workers are ready"
+            version.name: f"{version.name}: not all of its {version.workers.min_workers} workers are ready"
             for version in self.listed()
             if not version.workers.is_ready
         }

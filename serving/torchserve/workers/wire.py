@@ -96,7 +96,7 @@ def _headers(headers: tuple[tuple[str, str], ...]) -> bytes:
 
 
 def _labels(name: str, content_type: str) -> bytes:
-    """An input's name and type: a client sends the same with each of its requests. Long ones, which it can make up, are not kept."""
+    """An input's name and type: a client sends the same with each of its requests. Long ones are not kept."""
     is_short = len(name) + len(content_type) <= _LONGEST_KEPT_LABELS
     return (_kept_labels if is_short else _kept_labels.__wrapped__)(name, content_type)
 

@@ -489,7 +489,7 @@ def test_customized(with_registry):
 def test_customized_with_something_else(with_registry, monkeypatch):
     """What a handler says of itself that is no JSON object, as a prediction, is told as an empty one."""
 
-    async def describe(_):
+    async def describe(_, __):
         return ["ok"]
 
     monkeypatch.setattr("serving.torchserve.workers.workers.Workers.describe", describe)

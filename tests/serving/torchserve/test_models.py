@@ -390,7 +390,8 @@ def test_load_what_says_too_little(with_registry, write_mar, store):
     write_mar(store / "b.mar", "b", handler="")
 
     async def test(registry):
-        assert [(version.name, version.mar.handler) for version in registry.models.listed()] == [("b", "good"), ("my_model", "good")]
+        loaded = [(version.name, version.mar.handler) for version in registry.models.listed()]
+        assert loaded == [("b", "good"), ("my_model", "good")]
         message = await refused(InvalidModelException, registry.models.register(Registration("my-model.mar", workers=0)))
         assert message.startswith("Model name is not defined.")
 
@@ -421,7 +422,7 @@ def test_what_fails_at_the_start(with_registry, write_mar, store, caplog):
         assert "Failed to start workers for model bad version: 1.0" in caplog.messages
         assert models.why_not_ready() == {
             "nobody.mar": "Model not found at: nobody.mar",
-            "bad": "not all of its 1 workers are ready",
+            "bad": "bad: not all of its 1 workers are ready",
         }
         assert models.healthy  # TorchServe's own view: the worker is still being tried
         write_mar(store / "nobody.mar", "nobody")

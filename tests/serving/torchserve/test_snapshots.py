@@ -183,7 +183,7 @@ def test_snapshot_stands_before_load_models(with_registry, write_mar, store, cap
 
     async def test(registry):
         assert registry.models.listed() == []
-        assert "a.mar has no effect: the snapshot s.cfg stands before it" in caplog.messages
+        assert "load_models=a.mar has no effect: the snapshot s.cfg stands before it" in caplog.messages
 
     with_registry(test, load_models="a.mar", model_snapshot={"name": "s.cfg", "models": {}})
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -112,7 +113,7 @@ def test_headers_that_hold_no_token(with_tokens, header):
     ],
 )
 def test_artifacts_and_tokens(with_tokens, method, path, asks):
-    """What asks an artifact, or changes it, needs the token of predictions; descriptions, health and metrics need none."""
+    """What asks an artifact needs the token of predictions; descriptions, health and metrics need none."""
     body = {"mlp": {"inputs": {"x": [[0, 0, 0, 0]]}}, "infer": {"inputs": [TENSOR]}}.get(path.rpartition("/")[2])
     content = None if body is None else json.dumps(body)
     url, key = with_tokens.url + path, keys_of(with_tokens)["inference"]
@@ -123,7 +124,33 @@ def test_artifacts_and_tokens(with_tokens, method, path, asks):
     assert outcome(without) == (FORBIDDEN if asks else 200)
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/repository/models/mlp/load"),
+        ("POST", "/v2/repository/models/nope/unload"),
+        ("PUT", "/v2/repository/models/mlp/labels/stable"),
+        ("DELETE", "/v2/repository/models/mlp/labels/stable"),
+    ],
+)
+def test_changing_what_is_served_needs_the_token_of_management(with_tokens, method, path):
+    """Who may ask for predictions may not load and unload artifacts, or label their versions."""
+    url, keys = with_tokens.url + path, keys_of(with_tokens)
+
+    for key in ("none", "inference", "api"):
+        assert outcome(httpx.request(method, url, headers=keys[key], trust_env=False)) == FORBIDDEN
+    allowed = httpx.request(method, url, content="1", headers=keys["management"], trust_env=False)
+    assert "Token" not in allowed.text
+
+
 TENSOR = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}
+
+
+def test_no_body_is_awaited_from_whoever_has_no_token(with_tokens):
+    """Who may not ask is refused before the body is there: nothing of it is held."""
+    with socket.create_connection(("127.0.0.1", with_tokens.port), timeout=10) as client:
+        client.sendall(b"POST /predictions/nope HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000\r\n\r\nx")
+        assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_new_token(with_tokens):
@@ -279,14 +306,14 @@ def test_a_port_that_is_taken(start_server, repository, number):
             pass
     assert (
         f"error: 127.0.0.1:{port + number} cannot be listened on: Address already in use; end what listens there, or choose "
-        "another --port" in str(failed.value)
+        "another address" in str(failed.value)
     )
 
 
 def test_an_address_that_another_claims():
     """Of two servers that begin at the same moment, one is told."""
     address = Address("unix", path="/somewhere/x.sock")
-    message = "^/somewhere/x.sock belongs to another stateserve that is starting; choose another --port$"
+    message = "^/somewhere/x.sock belongs to another stateserve that is starting; choose another address$"
     with claimed(address), pytest.raises(PortTaken, match=message), claimed(address):
         pass
 
@@ -329,8 +356,11 @@ def test_started(model_store, tmp_path, wait_for):
 
 def test_a_body_that_trickles_in(with_tokens):
     """A client that does not send its body in time is told so, in TorchServe's words for what takes too long."""
+    key = keys_of(with_tokens)["inference"]["Authorization"]
     with with_tokens.connect() as connection:
-        connection.sendall(b"POST /predictions/nope HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n1")
+        connection.sendall(
+            f"POST /predictions/nope HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Length: 10\r\n\r\n1".encode()
+        )
         status, headers, body = with_tokens.answer_on(connection)
 
     assert (status, headers["connection"]) == (408, "close")
@@ -363,3 +393,24 @@ def test_the_end(start, model_store, tmp_path, wait_for):
         assert running.process.wait(60) == 0
         assert not (folder / "key_file.json").exists()
         assert [line for line in running.log_lines() if line["level"] != "INFO"] == []
+
+
+def test_an_artifact_takes_over_an_archives_name(start_server, write_archive, make_repository, mlp_artifact, tmp_path):
+    """While an artifact of an archive's name is served, both connectors tell of it; when it is unloaded, of the archive again."""
+    write_archive(tmp_path, "told")
+    repository = make_repository({"other/1": mlp_artifact})
+    flags = ("--model-store", str(tmp_path), "--models", "told.mar", "--disable-token-authorization")
+    with start_server(repository, *flags, "--default-workers-per-model", "1") as running:
+
+        def described():
+            (record,) = httpx.get(f"http://127.0.0.1:{running.port + 1}/models/told", timeout=60, trust_env=False).json()
+            return record["runtime"]
+
+        assert described() == "python"
+        shutil.copytree(mlp_artifact, repository / "told" / "1")
+        assert running.request("POST", "/v2/repository/models/told/load").status_code == 200
+        assert described() == "stateserve"
+        assert running.predict("told", {"answer": "by the handler"}).status_code == 400
+        assert running.request("POST", "/v2/repository/models/told/unload").status_code == 200
+        assert described() == "python"
+        assert running.predict("told", {"answer": "by the handler"}).text == "by the handler"

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from serving.torchserve.jobs import Input, Job, Reply
-from serving.torchserve.workers.wire import BrokenAnswer, Decoder, Load, batch_message, load_message
+from serving.torchserve.workers.wire import BrokenAnswer, Decoder, Load, _kept_labels, batch_message, load_message
 
 END = struct.pack("!i", -1)
 
@@ -186,3 +186,12 @@ def test_broken_answer_is_refused(data, message):
     decoder = Decoder(100, 2)
     with pytest.raises(BrokenAnswer):
         _ = [decoder.feed(data[at : at + 1]) for at in range(len(data))]
+
+
+def test_long_names_are_not_kept():
+    """A client that makes up names of fields fills no memory with them."""
+    before = _kept_labels.cache_info().currsize
+    for number in range(8):
+        batch_message([Job("id", (), (Input(f"{number:0>10000}", "", b""),))])
+
+    assert _kept_labels.cache_info().currsize == before
