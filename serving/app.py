@@ -28,7 +28,7 @@ from serving.model import ServedModel, load_model
 from serving.protocols import management, metadata
 from serving.protocols.asked import Limits
 from serving.protocols.statistics import statistics
-from serving.repository import Event, Readiness, Repository
+from serving.repository import WHOLE, Event, Readiness, Repository
 from serving.settings import ModelSettings, Settings
 from serving.tracked import ID, Tracked
 
@@ -55,10 +55,11 @@ class Running:
     why_not_ready: Callable[[], Mapping[str, str]] = dict
 
     def readiness(self) -> Readiness:
-        """The repository's, and that of what is served beside it; where it may be missing, it need not hold a model."""
+        """The repository's, and that of what is served beside it; where there is a model store, it need not serve a model."""
         found = self.repository.readiness()
-        may_be_empty = self.settings.model_store is not None and self.repository.is_empty
-        reasons = {**({} if may_be_empty else found.reasons), **self.why_not_ready()}
+        needs_no_model = self.settings.model_store is not None and self.repository.was_tried
+        own = {name: why for name, why in found.reasons.items() if not (needs_no_model and name == WHOLE)}
+        reasons = {**own, **self.why_not_ready()}
         return Readiness(not reasons, reasons, found.warnings)
 
 

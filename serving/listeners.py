@@ -27,6 +27,8 @@ from serving.torchserve.keys import connectors as connectors_of
 from serving.torchserve.tls import KeyFiles, key_files
 
 _LOOK_AGAIN_S = 0.01
+_MAX_SOCKET_PATH_BYTES = 103
+"""The shortest that a system allows (macOS; Linux: 107)."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def require_free(address: Address) -> None:
 
 
 def _require_free_path(path: Path) -> None:
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise PortTaken(f"{path} cannot be listened on: a socket's path has at most {_MAX_SOCKET_PATH_BYTES} bytes")
     if not path.parent.is_dir():
         raise PortTaken(f"{path} cannot be listened on: there is no folder {path.parent}")
     if not path.exists():

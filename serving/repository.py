@@ -133,9 +133,9 @@ class Repository:
         return name in self._models
 
     @property
-    def is_empty(self) -> bool:
-        """Whether it was looked at, and held no model."""
-        return self._started and not self._models
+    def was_tried(self) -> bool:
+        """Whether all that it held at the start was tried."""
+        return self._started
 
     def names(self) -> list[str]:
         """The models of which at least one version is served, sorted."""

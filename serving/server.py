@@ -87,6 +87,8 @@ async def _serve(settings: Settings, listeners: Sequence[Listener], started: Cal
         await _first(closing, signals.second, timeout_s=max(settings.drain_timeout_s, _IDLE_END_S))
     if closing.done():
         await closing  # raises what ended it, if that was no signal
+    else:
+        house.torchserve.abandon()
     return closing.done()
 
 
@@ -128,9 +130,11 @@ class _House:
         """Returns when everything that was begun is answered, and everything has ended."""
         for server in self._servers:
             server.stop()  # granian listens no more, closes idle connections, and ends when the last request is answered
-        await self.serving
-        await self.torchserve.close()
-        await self.running.repository.close()
+        try:
+            await self.serving
+        finally:
+            await self.torchserve.close()
+            await self.running.repository.close()
 
 
 async def _tell_started(torchserve: TorchServe, started: Callable[[], None] | None) -> None:

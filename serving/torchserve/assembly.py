@@ -20,7 +20,7 @@ from serving.torchserve.workers.workers import Workers
 
 
 class TorchServe:
-    """The models of the model store, and the parts that the listeners share; without a model store there are no workers.
+    """The models of the model store, and the parts that the listeners share; without a folder of archives there are no workers.
 
     `start` loads what is to be loaded, `close` ends all workers.
 
@@ -31,7 +31,7 @@ class TorchServe:
     def __init__(self, settings: Settings, running: Running) -> None:
         metrics = TorchServeMetrics(settings, lambda: running.metrics.text(None)[0])
         running.metrics.add(metrics)
-        has_store = settings.model_store is not None
+        has_store = settings.model_store is not None and settings.model_store.is_dir()
         measures = has_store and not settings.disable_system_metrics
         self._measuring = Measuring(metrics, settings.metric_time_interval) if measures else None
         self._host = worker_host(settings, metrics) if has_store else None
@@ -67,6 +67,10 @@ class TorchServe:
         if self._measuring is not None:
             self._measuring.close()
         await self._models.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Removes the server's own files; workers that still run end with the process."""
         if self._host is not None:
             self._host.close()
         if self._tokens is not None:

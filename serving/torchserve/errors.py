@@ -16,6 +16,10 @@ from typing import ClassVar
 
 from serving.errors import ServingError
 
+NOT_FOUND = "Requested resource is not found, please refer to API document."
+NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
+"""What TorchServe says of every path, and of every method, that it does not have."""
+
 
 class TorchServeError(ServingError):
     """A request that TorchServe would not answer with success."""

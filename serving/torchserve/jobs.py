@@ -37,7 +37,10 @@ def told_headers(request: Request) -> tuple[tuple[str, str], ...]:
 
 @dataclass(slots=True)
 class Reply:
-    """What the handler answered to one job. `more` are the parts that follow the body, where the handler streams."""
+    """What the handler answered to one job. `more` are the parts that follow the body, where the handler streams.
+
+    `phrase` is its own for the status; HTTP servers send the standard one.
+    """
 
     body: bytes
     status: int = 200

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationInfo, field_validator
 
 from serving.fields import Bytes, Count, Natural, NonNegative, OrNone, Pattern, Patterns, Texts, TrueOrFalse, from_json, setting
 from serving.torchserve.addresses import Address, Connector
@@ -152,6 +152,13 @@ class TorchServeKeys(BaseModel, frozen=True, extra="forbid", validate_default=Tr
     config_snapshots: TrueOrFalse = _key(
         default=False, does="Whether snapshots are written to logs/config; stateserve-ts does so."
     )
+
+    @field_validator("disable_token_authorization")
+    @classmethod
+    def _tokens_have_paths(cls, disabled: bool | None, others: ValidationInfo) -> bool | None:  # noqa: FBT001 - pydantic's
+        if disabled is False and others.data.get("model_store") is None:
+            raise ValueError("tokens are of TorchServe's ways, which model_store turns on: set it, or leave this out")
+        return disabled
 
 
 KEYS: frozenset[str] = frozenset(TorchServeKeys.model_fields) | frozenset(WITHOUT_EFFECT)

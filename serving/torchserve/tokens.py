@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foundation.storage import TEMPORARY_PREFIX
-from serving.torchserve.errors import InvalidKeyException
+from serving.errors import SettingsError
+from serving.torchserve.errors import InternalServerException, InvalidKeyException
 
 KEY_FILE = Path("key_file.json")
 """Where the keys are, in the working directory."""
@@ -38,6 +39,9 @@ class Tokens:
     """The keys of one server. Its file is written when it is made, readable by the server's own user alone.
 
     `clock` says the time in seconds since 1970.
+
+    Raises:
+        SettingsError: the file cannot be written.
     """
 
     def __init__(self, minutes: float, path: Path = KEY_FILE, clock: Callable[[], float] = time.time) -> None:
@@ -45,8 +49,14 @@ class Tokens:
         self._lasts_s = minutes * 60
         self._clock = clock
         self._api = secrets.token_urlsafe(_KEY_BYTES)
-        self._keys: dict[Kind, _Key] = {"management": self._new(), "inference": self._new()}
-        self._write()
+        self._keys: Mapping[str, _Key] = {"management": self._new(), "inference": self._new()}
+        try:
+            self._write(self._keys)
+        except OSError as cause:
+            raise SettingsError(
+                f"TorchServe's tokens cannot be written to {path.absolute()}: {cause.strerror}. Start the server in a directory that "
+                "it may write to, or set disable_token_authorization=true."
+            ) from cause
 
     def require(self, kind: Kind, authorization: str | None) -> None:
         """Lets a request to a connector pass, or not; `authorization` is the header of that name.
@@ -61,13 +71,18 @@ class Tokens:
         """Makes a new key for a connector, and writes the file; the one before it opens nothing any more.
 
         Raises:
+            InternalServerException: the file cannot be written; the key before holds on.
             InvalidKeyException: there is no such connector, or the header does not hold the key that asks for keys.
         """
         offered = _bearer(authorization)
         if offered is None or not _equal(self._api, offered) or kind not in _KINDS:
             raise InvalidKeyException("Token Authentication failed. Token either incorrect, expired, or not provided correctly")
-        self._keys["management" if kind == "management" else "inference"] = self._new()
-        self._write()
+        renewed = {**self._keys, kind: self._new()}
+        try:
+            self._write(renewed)
+        except OSError as cause:
+            raise InternalServerException(f"The key file cannot be written: {cause.strerror}. The key before holds on.") from cause
+        self._keys = renewed
 
     def remove(self) -> None:
         """Removes the file, unless another server's keys are in it by now."""
@@ -75,22 +90,22 @@ class Tokens:
             written = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
             return
-        if written == self._document():
+        if written == self._document(self._keys):
             self._path.unlink(missing_ok=True)
 
     def _new(self) -> _Key:
         return _Key(secrets.token_urlsafe(_KEY_BYTES), self._clock() + self._lasts_s)
 
-    def _document(self) -> Mapping[str, Any]:
-        timed = {kind: {"key": key.text, "expiration time": _rfc3339(key.ends_s)} for kind, key in self._keys.items()}
+    def _document(self, keys: Mapping[str, _Key]) -> Mapping[str, Any]:
+        timed = {kind: {"key": key.text, "expiration time": _rfc3339(key.ends_s)} for kind, key in keys.items()}
         return {**timed, "API": {"key": self._api}}
 
-    def _write(self) -> None:
+    def _write(self, keys: Mapping[str, _Key]) -> None:
         temporary = self._path.with_name(f"{TEMPORARY_PREFIX}{self._path.name}-{secrets.token_hex(8)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "w") as file:
-                file.write(f"{json.dumps(self._document(), indent=2)}\n")
+                file.write(f"{json.dumps(self._document(keys), indent=2)}\n")
             temporary.replace(self._path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -13,10 +13,10 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from serving.torchserve.archives.folder import folder_contents
 from serving.torchserve.archives.mar_manifest import NOTHING_ASKED, Asked, read_manifest
@@ -35,27 +35,22 @@ _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, 
 
 @dataclass(frozen=True)
 class Mar:
-    """An unpacked archive. `directory` is its own, and whoever has the value removes it; `requirements` is a file in it.
-
-    `manifest` is MAR-INF/MANIFEST.json as it stands there, {} where there is none; name, version, handler and runtime are what
-    holds.
-    """
+    """An unpacked archive. `directory` is its own, and whoever has the value removes it; `requirements` is a file in it."""
 
     directory: Path
     name: str
     version: str
     handler: str
     runtime: str
-    manifest: Mapping[str, Any]
     model_config: ModelConfig
     requirements: Path | None
 
 
-def unpack(source: Path, into: Path, asked: Asked = NOTHING_ASKED) -> Mar:
+def unpack(source: Path, into: Path, asked: Asked = NOTHING_ASKED, go_on: Callable[[], None] = bool) -> Mar:
     """Unpacks an archive into a new folder below `into`, which is made where it is not there. A folder is copied.
 
     Files are for their owner alone (0600, folders 0700), whatever the archive says. After a failure nothing of it is left. What a
-    registration says itself, in `asked`, beats what the manifest says.
+    registration says itself, in `asked`, beats what the manifest says. `go_on` is called with every piece, and raises what ends it.
 
     Raises:
         ModelNotFoundException: there is no such archive.
@@ -68,7 +63,7 @@ def unpack(source: Path, into: Path, asked: Asked = NOTHING_ASKED) -> Mar:
     try:
         with _told(source.name), _open(source, into) as contents:
             directory.mkdir(mode=0o700)
-            _write(contents, directory, source.name)
+            _write(contents, directory, source.name, go_on)
         return _mar(directory, source.name, asked)
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
@@ -124,7 +119,7 @@ def _open(source: Path, into: Path) -> Iterator[Contents]:
             yield contents
 
 
-def _write(contents: Contents, directory: Path, archive: str) -> None:
+def _write(contents: Contents, directory: Path, archive: str, go_on: Callable[[], None]) -> None:
     made = {directory}
     free_bytes = shutil.disk_usage(directory).free
     declared_bytes = 0
@@ -140,7 +135,7 @@ def _write(contents: Contents, directory: Path, archive: str) -> None:
             raise InternalServerException(f"Failed to save model: {archive} needs more than the {free_bytes} bytes that are free")
         _make_folders(target.parent, made, archive)
         with member.open() as reader:
-            _write_file(reader, target, member.size_bytes, archive)
+            _write_file(reader, target, member.size_bytes, archive, go_on)
 
 
 def _make_folders(folder: Path, made: set[Path], archive: str) -> None:
@@ -155,7 +150,7 @@ def _make_folders(folder: Path, made: set[Path], archive: str) -> None:
     made.add(folder)
 
 
-def _write_file(reader: IO[bytes], target: Path, size_bytes: int, archive: str) -> None:
+def _write_file(reader: IO[bytes], target: Path, size_bytes: int, archive: str, go_on: Callable[[], None]) -> None:
     """Writes a new file of exactly so many bytes. The reader is asked for one more, since its checksum is compared at its end."""
     try:
         file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -167,6 +162,7 @@ def _write_file(reader: IO[bytes], target: Path, size_bytes: int, archive: str) 
             left -= len(piece)
             if left < 0:
                 break
+            go_on()
             writer.write(piece)
     if left:
         refuse(archive, f"the member {target.name!a} does not have the {size_bytes} bytes that it should. Pack it again.")
@@ -187,7 +183,6 @@ def _mar(directory: Path, archive: str, asked: Asked) -> Mar:
         version=read.version,
         handler=read.handler,
         runtime=read.runtime,
-        manifest=read.manifest,
         model_config=ModelConfig() if read.config is None else read_model_config(read.config),
         requirements=read.requirements,
     )

@@ -42,13 +42,12 @@ NOTHING_ASKED = Asked()
 
 @dataclass(frozen=True)
 class ReadManifest:
-    """What holds for an archive. `manifest` is what stands there, {} where there is none; both paths are files in its folder."""
+    """What holds for an archive; both paths are files in its folder."""
 
     name: str
     version: str
     handler: str
     runtime: str
-    manifest: Mapping[str, Any]
     config: Path | None
     requirements: Path | None
 
@@ -62,8 +61,8 @@ def read_manifest(directory: Path, archive: str, asked: Asked) -> ReadManifest:
         InvalidModelException: it is no JSON object, a value is of the wrong type, no name or handler is known, the runtime is not
             Python's, or a file that it names is outside the archive or not in it.
     """
-    manifest, texts = _load(directory / PLACE, archive)
-    model = texts.get("model", {})
+    manifest = _load(directory / PLACE, archive)
+    model = manifest.get("model", {})
     if not isinstance(model, dict):
         _unparsed(archive, f"its model is {_shown(model)}, not an object with modelName, handler and modelVersion")
     for key in ("handler", "serializedFile", "modelFile", "configFile", "requirementsFile"):
@@ -76,29 +75,27 @@ def read_manifest(directory: Path, archive: str, asked: Asked) -> ReadManifest:
         ),
         version=_version(archive, _text(archive, model, "modelVersion") or DEFAULT_VERSION),
         handler=_handler(archive, asked.handler or _text(archive, model, "handler") or asked.default_handler),
-        runtime=_runtime(archive, asked.runtime or texts.get("runtime", RUNTIMES[0])),
-        manifest=MappingProxyType(manifest),
+        runtime=_runtime(archive, asked.runtime or manifest.get("runtime", RUNTIMES[0])),
         config=_file(directory, archive, "configFile", _text(archive, model, "configFile")),
         requirements=_file(directory, archive, "requirementsFile", _text(archive, model, "requirementsFile")),
     )
 
 
-def _load(path: Path, archive: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The manifest as it stands there, and with its numbers as texts; nothing, where there is no manifest."""
+def _load(path: Path, archive: str) -> dict[str, Any]:
+    """The manifest with its numbers as texts; nothing, where there is no manifest."""
     if not path.is_file():
-        return {}, {}
+        return {}
     if (size_bytes := path.stat().st_size) > MAX_BYTES:
         _unparsed(archive, f"it has {size_bytes} bytes, and {MAX_BYTES} at most are read")
     try:
-        text = path.read_text(encoding="utf-8")
-        manifest, texts = json.loads(text), json.loads(text, parse_int=str, parse_float=str)
+        manifest = json.loads(path.read_text(encoding="utf-8"), parse_int=str, parse_float=str)
     except UnicodeDecodeError as cause:
         _unparsed(archive, f"it is not UTF-8 text: {cause.reason} at byte {cause.start}", cause)
     except (ValueError, RecursionError) as cause:
         _unparsed(archive, f"it is not JSON: {cause}", cause)
     if not isinstance(manifest, dict):
         _unparsed(archive, f"it is {_shown(manifest)}, not an object")
-    return manifest, texts
+    return manifest
 
 
 def _unparsed(archive: str, why: str, cause: Exception | None = None) -> NoReturn:

@@ -46,9 +46,6 @@ class ModelConfig:
     device_type: str | None = None
     device_ids: tuple[int, ...] | None = None
     use_venv: bool | None = None
-    parallel_type: str | None = None
-    parallel_level: int | None = None
-    nproc_per_node: int | None = None
     unsupported: tuple[str, ...] = ()
 
 
@@ -62,7 +59,6 @@ def read_model_config(path: Path) -> ModelConfig:
     """
     document = _load(path)
     read = _Reader(path.name, document)
-    torchrun = read.mapping("torchrun") or {}
     return ModelConfig(
         min_workers=read.number("minWorkers", least=0),
         max_workers=read.number("maxWorkers", least=0),
@@ -76,9 +72,6 @@ def read_model_config(path: Path) -> ModelConfig:
         device_type=read.word("deviceType", DEVICE_TYPES),
         device_ids=read.numbers("deviceIds"),
         use_venv=read.switch("useVenv"),
-        parallel_type=read.word("parallelType", PARALLEL_TYPES),
-        parallel_level=read.number("parallelLevel", least=1),
-        nproc_per_node=_Reader(path.name, torchrun).number("nproc-per-node", least=1),
         unsupported=tuple(key for key in document if _is_unsupported(key, document[key])),
     )
 
@@ -123,10 +116,6 @@ class _Reader:
     def switch(self, key: str) -> bool | None:
         value = self.values.get(key)
         return value if isinstance(value, bool) else self._without(key, "true or false")
-
-    def mapping(self, key: str) -> Mapping[str, Any] | None:
-        value = self.values.get(key)
-        return value if isinstance(value, dict) else self._without(key, "a mapping")
 
     def _without(self, key: str, expected: str) -> None:
         if key in self.values:

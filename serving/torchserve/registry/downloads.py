@@ -12,7 +12,7 @@ import re
 import secrets
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -27,7 +27,7 @@ log = logging.getLogger("stateserve")
 
 MOST_BYTES = 64 << 30
 """The largest archive that is fetched."""
-_IDLE_S = 60.0
+_IDLE_S = 20.0
 _WHOLE_S = 3600.0
 """How long the other side may send nothing, and take in all."""
 _CHUNK_BYTES = 1 << 20
@@ -48,10 +48,20 @@ class Archive:
             self.path.unlink(missing_ok=True)
 
 
-def locate(url: str, store: Path, allowed_urls: Iterable[str], most_bytes: int = MOST_BYTES) -> Archive:
+def locate(  # noqa: PLR0913
+    url: str,
+    store: Path,
+    allowed_urls: Iterable[str],
+    most_bytes: int = MOST_BYTES,
+    *,
+    may_be_there: bool = False,
+    go_on: Callable[[], None] = bool,
+) -> Archive:
     """The archive that a registration names: by its name in the store, or by an address, from where it is fetched.
 
     What is fetched appears in the store whole or not at all, under the last part of the address, and never over another file.
+    With `may_be_there`, a file of that name is taken as it is: it may be what an earlier server fetched, or the operator's own, so
+    it stays when its model leaves. `go_on` is called with every piece that comes, and raises what ends the download.
 
     Raises:
         ModelNotFoundException: it is not there, or none of the patterns in `allowed_urls` lets it be fetched.
@@ -65,10 +75,13 @@ def locate(url: str, store: Path, allowed_urls: Iterable[str], most_bytes: int =
         return Archive(_in_store(url, store), fetched=False)
     _require_allowed(url, allowed_urls)
     target = store / _file_name(url)
+    if may_be_there and target.is_file():
+        log.info("%s is not fetched: the model store holds %s, which is taken", url, target.name)
+        return Archive(target, fetched=False)
     if os.path.lexists(target):
         raise InternalServerException(f"Model file already exists {target.name}")
     with _opened(url, store, allowed_urls) as source, _new_file(target) as file:
-        _copy(source, file, url, most_bytes)
+        _copy(source, file, url, most_bytes, go_on)
     return Archive(target, fetched=True)
 
 
@@ -205,11 +218,12 @@ def _publish(temporary: Path, target: Path) -> None:
         temporary.rename(target)
 
 
-def _copy(source: Any, file: BinaryIO, url: str, most_bytes: int) -> None:
+def _copy(source: Any, file: BinaryIO, url: str, most_bytes: int, go_on: Callable[[], None]) -> None:
     """Copies what comes, as it comes: `read` would wait for a whole chunk, and a trickle would never meet its end."""
     expected, end = _length(source), time.monotonic() + _WHOLE_S
     copied = 0
     while data := source.read1(_CHUNK_BYTES):
+        go_on()
         copied += len(data)
         if copied > most_bytes:
             raise DownloadArchiveException(f"Failed to download archive from: {url}: it is larger than {most_bytes} bytes")

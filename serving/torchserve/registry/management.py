@@ -18,6 +18,8 @@ from serving.torchserve.answers import Answer, json_answer
 from serving.torchserve.archives.mar_manifest import RUNTIMES
 from serving.torchserve.documents import management_document
 from serving.torchserve.errors import (
+    NOT_ALLOWED,
+    NOT_FOUND,
     BadRequestException,
     InternalServerException,
     MethodNotAllowedException,
@@ -29,15 +31,13 @@ from serving.torchserve.jobs import told_headers
 from serving.torchserve.registry.downloads import is_address
 from serving.torchserve.registry.models import Models
 from serving.torchserve.registry.records import artifact_record, artifact_url, record
-from serving.torchserve.registry.registration import Registration
+from serving.torchserve.registry.registration import MOST_WORKERS, Registration
 from serving.torchserve.tokens import Tokens
 
 if TYPE_CHECKING:
     from serving.repository import Repository
     from serving.settings import Settings
 
-NOT_FOUND = "Requested resource is not found, please refer to API document."
-NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
 _MOST_LISTED = 100
 _MAX_INT = (1 << 31) - 1
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -155,7 +155,7 @@ class Management:
 
     async def _scale(self, query: "Parameters", name: str, version: str | None) -> Answer:
         self._refuse_artifact(name, "PUT")
-        least = query.number("min_worker", 1)
+        least = query.workers("min_worker", 1)
         most = query.number("max_worker", least)
         if most < least:
             raise BadRequestException("max_worker cannot be less than min_worker.")
@@ -224,6 +224,17 @@ class Parameters:
         number = self.number(name, -1)
         return None if number < 0 else number
 
+    def workers(self, name: str, default: int) -> int:
+        """The whole number, as `number`.
+
+        Raises:
+            BadRequestException: it is more than `MOST_WORKERS`.
+        """
+        number = self.number(name, default)
+        if number > MOST_WORKERS:
+            raise BadRequestException(f"{name} cannot be larger than {MOST_WORKERS}: {number}")
+        return number
+
     def switch(self, name: str, *, default: bool = False) -> bool:
         """Whether it is `true`, in any case; the default where nothing is said."""
         value = self._said.get(name)
@@ -282,7 +293,7 @@ def _registration(asked: Parameters, default_workers: int) -> Registration:
         max_batch_delay_ms=asked.natural("max_batch_delay"),
         response_timeout_s=asked.natural("response_timeout"),
         startup_timeout_s=asked.natural("startup_timeout"),
-        workers=max(0, asked.number("initial_workers", default_workers)),
+        workers=max(0, asked.workers("initial_workers", default_workers)),
     )
 
 

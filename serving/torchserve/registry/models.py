@@ -1,14 +1,17 @@
 """The registry: archives by name and version, unpacked, with their workers.
 
-All state lives on the event loop; what blocks runs in threads. A version is entered when its archive is unpacked and its workers
+All state lives on the event loop; what blocks runs in threads, and what may take long in threads of its own. A version is entered when its archive is unpacked and its workers
 can be started; what fails before leaves nothing behind.
 """
 
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from foundation.environment import cores
@@ -41,6 +44,8 @@ log = logging.getLogger("stateserve")
 
 WHOLE = "*"
 """The key under which `why_not_ready` tells of the server as a whole."""
+_ARCHIVES_AT_ONCE = 4
+"""How many archives are fetched and unpacked side by side."""
 _Result = TypeVar("_Result")
 
 MakeWorkers = Callable[[Mar, str, Parameters], Workers]
@@ -122,10 +127,12 @@ class Models:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._folder: UnpackedFolder | None = None
         self._started = self._store is None
-        self._closing = False
+        self._closing = threading.Event()
+        self._entering: set[Workers] = set()
+        self._threads = ThreadPoolExecutor(_ARCHIVES_AT_ONCE, "archives")
 
     async def start(self) -> None:
-        """Restores what a snapshot says, else loads what load_models says; returns when all was tried.
+        """Restores what a snapshot says, else loads what load_models says; returns when all was tried. `close` cuts it short.
 
         What fails is logged, and in `failures`; a model whose workers fail stays, and they are tried again.
 
@@ -145,20 +152,20 @@ class Models:
                 )
         else:
             wanted = await asyncio.to_thread(to_load, named, self._store)
-        await self._load_all(wanted)
+        await self._shielded(self._load_all(wanted))
         self._started = True
         self._changed("startup")
 
     async def close(self) -> None:
         """Writes the last snapshot, ends all workers, and removes what was unpacked. Who asks meanwhile finds nothing."""
-        if not self._closing:
-            self._changed("shutdown")
-        self._closing = True
-        versions = [version for model in self._models.values() for version in model.versions.values()]
+        self._changed("shutdown")
+        self._closing.set()
+        entered = [version.workers for model in self._models.values() for version in model.versions.values()]
         self._models.clear()
-        await asyncio.gather(*(version.workers.close() for version in versions))
+        await asyncio.gather(*(workers.close() for workers in (*entered, *self._entering)))
         while self._tasks:
             await asyncio.wait(self._tasks)
+        self._threads.shutdown(wait=False)
         if self._folder is not None:
             folder, self._folder = self._folder, None
             await asyncio.to_thread(folder.remove)
@@ -296,10 +303,12 @@ class Models:
 
     async def _start_at_start(self, room: asyncio.Semaphore, version: ModelVersion) -> None:
         async with room:
-            if not self._closing:
+            if not self._closing.is_set():
                 await self._scale_logged(version, version.parameters.min_workers, version.parameters.max_workers)
 
     def _not_loaded(self, wanted: Registration, error: Exception) -> None:
+        if self._closing.is_set():
+            return
         unforeseen = None if isinstance(error, ServingError) else error
         log.error("Failed to load model: %s: %s", wanted.url, error, exc_info=unforeseen)
         self.failures[wanted.url] = str(error)
@@ -316,14 +325,15 @@ class Models:
         self._require_open()
         if self._folder is None:
             self._folder = UnpackedFolder()
-        return await asyncio.to_thread(prepare, wanted, self._store, self._folder.path, self._settings, self._default_workers)
+        work = partial(prepare, wanted, self._store, self._folder.path, self._settings, self._default_workers, self._require_open)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _enter(self, prepared: Prepared, *, at_start: bool) -> ModelVersion:
         """Makes a version of an archive that is not registered yet; what was unpacked is removed if that fails."""
         try:
             self._require_new(prepared)
             workers = self._make_workers(prepared.mar, prepared.mar.name, prepared.parameters)
-            await workers.prepare()
+            await self._made_ready(workers)
             self._require_new(prepared)  # once more: that may have taken long
         except BaseException:
             await asyncio.to_thread(prepared.discard)
@@ -339,6 +349,13 @@ class Models:
         log.info("registered %s version %s, from %s", version.name, version.version, version.url, extra=version.facts)
         return version
 
+    async def _made_ready(self, workers: Workers) -> None:
+        self._entering.add(workers)
+        try:
+            await workers.prepare()
+        finally:
+            self._entering.discard(workers)
+
     def _require_new(self, prepared: Prepared) -> None:
         self._require_open()
         name, number = prepared.mar.name, prepared.mar.version
@@ -351,7 +368,7 @@ class Models:
             )
 
     def _require_open(self) -> None:
-        if self._closing:
+        if self._closing.is_set():
             raise ServiceUnavailableException("The server is about to end.")
 
     async def _first_workers(self, version: ModelVersion) -> bool:
@@ -409,7 +426,7 @@ class Models:
 
     def _changed(self, kind: Kind = "snapshot") -> None:
         """What is served is not what it was: that is written down for the next start."""
-        if self._snapshots is None or not self._started or self._closing:
+        if self._snapshots is None or not self._started or self._closing.is_set():
             return
         versions = {name: model.versions for name, model in sorted(self._models.items())}
         defaults = {name: model.default for name, model in self._models.items()}

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,15 +43,20 @@ class Prepared:
         self.archive.discard()
 
 
-def prepare(wanted: Registration, store: Path, into: Path, settings: "Settings", default_workers: int) -> Prepared:
+def prepare(  # noqa: PLR0913, PLR0917
+    wanted: Registration, store: Path, into: Path, settings: "Settings", default_workers: int, go_on: Callable[[], None]
+) -> Prepared:
     """Finds or fetches an archive, and unpacks it below `into`; after a failure nothing of it is left. Blocking.
+
+    `go_on` is called with every piece, and raises what ends the work.
 
     Raises:
         TorchServeError: it cannot be found, fetched or unpacked, or is not one that can be run here.
     """
-    archive = locate(wanted.url, store, settings.allowed_urls)
+    go_on()
+    archive = locate(wanted.url, store, settings.allowed_urls, may_be_there=wanted.at_start, go_on=go_on)
     try:
-        mar = unpack(archive.path, into, _asked(wanted, archive, settings))
+        mar = unpack(archive.path, into, _asked(wanted, archive, settings), go_on)
     except BaseException:
         archive.discard()
         raise
@@ -71,7 +77,7 @@ def _asked(wanted: Registration, archive: Archive, settings: "Settings") -> Aske
         wanted.name,
         wanted.handler,
         wanted.runtime,
-        default_name=_NO_NAME.sub("_", stem) if wanted.workers is None else "",
+        default_name=_NO_NAME.sub("_", stem) if wanted.at_start else "",
         default_handler=settings.default_service_handler or "",
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.torchserve.archives.mar import Mar
 from serving.torchserve.archives.model_config import ModelConfig
+from serving.torchserve.errors import InvalidModelException
 from serving.torchserve.workers.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ log = logging.getLogger("stateserve")
 
 DELAY_MS = 100
 RETRY_TIMEOUT_S = 300
+MOST_WORKERS = 1024
+"""The most workers that a model is started with: each is a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,11 @@ class Registration:
     workers: int | None = None
     scaled: tuple[int, int] | None = None
     is_default: bool = False
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the server registers it itself, and no client."""
+        return self.workers is None
 
 
 def restored(name: str, version: str, entry: Mapping[str, Any]) -> Registration:
@@ -64,9 +72,14 @@ def parameters(wanted: Registration, mar: Mar, settings: "Settings", default_wor
 
     For batches: the registration, the archive's model-config.yaml, the setting `models`, the defaults. For timeouts and workers
     the YAML stands before the registration; there, workers need both numbers.
+
+    Raises:
+        InvalidModelException: there should be more than `MOST_WORKERS`.
     """
     asked, configured = mar.model_config, _configured(settings.models, mar.name, mar.version)
     least, most = _workers(wanted, asked, configured, default_workers, mar.name)
+    if least > MOST_WORKERS:
+        raise InvalidModelException(f"Model {mar.name} should have {least} workers; it can have {MOST_WORKERS} at most.")
     before_config = wanted.scaled is not None  # a snapshot knows what held at last
     timeouts = {
         "response_timeout_s": (wanted.response_timeout_s, asked.response_timeout_s, "responseTimeout"),

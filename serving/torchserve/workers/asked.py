@@ -13,7 +13,10 @@ Leaving = Callable[[], Awaitable[None]]
 """It ends when the client has left."""
 
 _MAX_WAITING_BYTES = 16 << 20
-"""So much of a stream may wait for a client that reads slowly, or one part that is larger."""
+"""So much of a stream may wait until it is handed to the HTTP server, or one part that is larger.
+
+granian takes what it is handed at once, and holds what a slow client has not read, until `answer_timeout_s` cuts that one off.
+"""
 
 
 class Asked:

@@ -26,7 +26,7 @@ CHILD = Path(__file__).with_name("child") / "__main__.py"
 _MAX_FOLDER_BYTES = 88
 """A Unix socket's whole path may have 103 bytes (macOS; 107 on Linux)."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_HIDDEN = re.compile(r"STATESERVE_.*|PYTHONHOME|PYTHONSAFEPATH")
+_HIDDEN = re.compile(r"STATESERVE_.*|TS_KEYSTORE_PASS|PYTHONHOME|PYTHONSAFEPATH")
 """Variables of ours: settings, secrets among them, and what would change where a worker finds its modules."""
 
 
@@ -110,11 +110,12 @@ class WorkerHost:
 
 
 def worker_host(settings: "Settings", metrics: WorkerMetrics) -> WorkerHost:
-    """What a server with these settings lends its workers."""
+    """What a server with these settings lends its workers. Raises WorkersMissing if TorchServe's worker is not installed."""
+    package = torchserve_folder()
     return WorkerHost(
         sockets=socket_folder(),
         metrics=metrics,
-        metrics_config=settings.metrics_config or torchserve_folder() / "configs" / "metrics.yaml",
+        metrics_config=settings.metrics_config or package / "configs" / "metrics.yaml",
         first_id=settings.initial_worker_port,
         gpus=found_gpus() if settings.number_of_gpu is None else min(settings.number_of_gpu, found_gpus()),
         max_response_bytes=settings.max_response_size,

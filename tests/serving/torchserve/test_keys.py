@@ -353,12 +353,19 @@ def test_why_keys_have_no_effect():
         ("", False),
         ("model_store=a", True),
         ("model_store=a\ndisable_token_authorization=true", False),
-        ("disable_token_authorization=false", True),
+        ("model_store=a\ndisable_token_authorization=false", True),
     ],
 )
 def test_tokens(text, asked):
     """Tokens are asked for where there is a model store, unless the key says otherwise."""
     assert asks_for_tokens(read(text).settings) is asked
+
+
+def test_tokens_without_a_model_store():
+    """Tokens cannot be asked for where no path of TorchServe's would: predictions would be open all the same."""
+    says = "tokens are of TorchServe's ways, which model_store turns on: set it, or leave this out"
+    with pytest.raises(SettingsError, match=says):
+        read("disable_token_authorization=false")
 
 
 def test_warnings(tmp_path):

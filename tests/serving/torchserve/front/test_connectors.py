@@ -414,3 +414,38 @@ def test_an_artifact_takes_over_an_archives_name(start_server, write_archive, ma
         assert running.request("POST", "/v2/repository/models/told/unload").status_code == 200
         assert described() == "python"
         assert running.predict("told", {"answer": "by the handler"}).text == "by the handler"
+
+
+def test_an_artifact_that_fails_beside_archives(start_server, make_repository, model_store):
+    """A folder that is no artifact does not make a server unready whose archives answer."""
+    repository = make_repository({})
+    flags = ("--model-store", str(model_store), "--models", "told.mar", "--disable-token-authorization")
+    with start_server(repository, *flags, "--default-workers-per-model", "1") as running:
+        (repository / "broken" / "1").mkdir(parents=True)
+        assert running.request("POST", "/v2/repository/models/broken/load").status_code == 400
+        assert running.get("/ready").json()["ready"]
+
+
+def test_a_second_signal(start, model_store, tmp_path, wait_for):
+    """What is cut off leaves no keys and no folder of sockets behind."""
+    begun = tmp_path / "begun"
+    with start(model_store, "--models", "told.mar") as running:
+        headers = keys_of(running)["inference"]
+        with running.connect() as connection:
+            body = json.dumps({"begun": str(begun), "until": str(tmp_path / "never")}).encode()
+            head = f"POST /predictions/told HTTP/1.1\r\nHost: x\r\nAuthorization: {headers['Authorization']}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            wait_for(begun.exists)
+            running.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: "ending: " in running.log_lines()[-1]["message"])
+            running.process.send_signal(signal.SIGTERM)
+            assert running.process.wait(60) == 1
+        assert not (running.log.parent / "key_file.json").exists()
+
+
+def test_a_socket_whose_path_is_too_long(tmp_path):
+    """What no system can bind is told before anything is started."""
+    path = tmp_path / ("x" * 120)
+    with pytest.raises(PortTaken, match=r"cannot be listened on: a socket's path has at most 103 bytes$"):
+        require_free(Address("unix", path=str(path)))

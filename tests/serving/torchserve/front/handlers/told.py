@@ -26,6 +26,8 @@ def answered(row, index, context):
         context.set_response_content_type(index, told["type"])
     for part in told.get("parts", ()):
         send_intermediate_predict_response([part], context.request_ids, "Intermediate Prediction success", 200, context)
+    if "begun" in told:
+        Path(told["begun"]).touch()
     while "until" in told and not Path(told["until"]).exists():
         time.sleep(0.01)
     return told.get("answer", "done")
