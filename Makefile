@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients torchserve demo bench-export bench-serving bench-torchserve soak clean
+.PHONY: install lint test clients torchserve demo bench-export bench-serving bench-torchserve soak soak-torchserve clean
 
 install: .venv/.installed
 
@@ -51,8 +51,15 @@ bench-serving: install
 bench-torchserve: install
 	$(BIN)/python -m bench.torchserve --to docs/benchmarks/torchserve.md
 
+SERVER_SOAK := mix-up swaps overload leaving ending memory
+WORKERS_SOAK := workers-killed worker-alone workers-ending workers-memory
+
 soak: install
-	$(BIN)/python -m bench.soak --to docs/benchmarks/soak.md
+	$(BIN)/python -m bench.soak $(SERVER_SOAK:%=--only %) --to docs/benchmarks/soak.md
+
+# TorchServe's workers, killed and ended under load.
+soak-torchserve: install
+	$(BIN)/python -m bench.soak $(WORKERS_SOAK:%=--only %) --to docs/benchmarks/soak-torchserve.md
 
 # Takes about ten minutes on two cores; FUZZ_RUNS=100000 less. What it finds stays in build/fuzz.
 FUZZ_RUNS ?= 1000000

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from foundation.command import exit_codes
-from serving.read_settings import ReadSettings, read_settings, to_properties
+from serving.read_settings import ReadSettings, read_settings, require_model_store, to_properties
 from serving.settings import GROUPS, Settings, as_text, flag_name, group, is_switch, what_it_does
 from serving.torchserve.keys import warnings, without_effect
 from serving.torchserve.metrics import metric_logs
@@ -92,6 +92,7 @@ def serve(
         if print_settings:
             typer.echo(to_properties(read), nl=False)
         else:
+            require_model_store(read)
             run(read, metric_logs.metrics_directory())
 
 

@@ -72,6 +72,17 @@ def read_settings(
     return ReadSettings(_listening(settings), sources, tuple(key for key in properties if key in WITHOUT_EFFECT))
 
 
+def require_model_store(read: ReadSettings) -> None:
+    """A model store that somebody names for this start has to be there; the file's may be made later, for a start of its own.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    store, source = read.settings.model_store, read.sources.get("model_store", "")
+    if store is not None and source.startswith(("-", ENV_PREFIX)) and not store.is_dir():
+        raise SettingsError(f"model_store is {store} ({source}), which is not a directory")
+
+
 def _variables() -> dict[str, str]:
     return {
         key.removeprefix(ENV_PREFIX).lower(): key

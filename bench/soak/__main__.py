@@ -42,9 +42,10 @@ def main(
                 findings.append(_run(name, Soak(Path(folder), quick, say)))
                 for text in [*findings[-1].faults, *findings[-1].missed]:
                     say(f"{name}: WRONG: {text}")
-    print(page.to_markdown(findings, quick=quick))
+    command = " ".join(["python -m bench.soak", *(f"--only {name}" for name in only or ()), *(["--quick"] if quick else [])])
+    print(page.to_markdown(findings, command))
     if to is not None:
-        page.write(to, findings, quick=quick)
+        page.write(to, findings, command)
     if any(finding.faults or finding.missed for finding in findings):
         raise typer.Exit(1)
 

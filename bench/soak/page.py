@@ -8,27 +8,24 @@ from pathlib import Path
 from bench.soak.finding import Curve, Finding
 from foundation.environment import environment
 
-CURVE = "soak-memory.svg"
-
 _PACKAGES = ("granian", "numpy", "onnxruntime", "torch", "torchserve", "uvloop")
 _WIDTH, _HEIGHT = 690, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 640, 48, 240
 _TICKS = 4
 
 
-def write(path: Path, findings: Sequence[Finding], *, quick: bool) -> None:
+def write(path: Path, findings: Sequence[Finding], command: str) -> None:
     """Writes the page, and the curve where there is one."""
-    path.write_text(to_markdown(findings, quick=quick))
+    path.write_text(to_markdown(findings, command, path.stem))
     for finding in findings:
         if finding.curve is not None:
-            (path.parent / CURVE).write_text(to_svg(finding.curve))
+            path.with_name(_curve(path.stem)).write_text(to_svg(finding.curve))
 
 
-def to_markdown(findings: Sequence[Finding], *, quick: bool) -> str:
-    """The page: where it was made, a line for each scenario, and what each found."""
+def to_markdown(findings: Sequence[Finding], command: str, name: str = "soak") -> str:
+    """The page: how and where it was made, a line for each scenario, and what each found. `name` is the file's."""
     facts = environment()
     versions = [f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES]
-    command = "python -m bench.soak --quick" if quick else "make soak"
     introduction = (
         f"Made by `{command}`: real servers, each a process of its own, asked over loopback by a client of ours on the same "
         f"machine. Its load average was {os.getloadavg()[0]:.1f} at the end."
@@ -47,7 +44,7 @@ def to_markdown(findings: Sequence[Finding], *, quick: bool) -> str:
         if finding.faults or finding.missed:
             lines += ["", *(f"- **{text}**" for text in [*finding.faults, *finding.missed])]
         if finding.curve is not None:
-            lines += ["", f"![VmRSS over the requests]({CURVE})"]
+            lines += ["", f"![VmRSS over the requests]({_curve(name)})"]
     return "\n".join(lines) + "\n"
 
 
@@ -75,6 +72,11 @@ def to_svg(curve: Curve) -> str:
     style = "font-family='sans-serif' font-size='13' fill='#1b1f24'"
     head = f"<svg xmlns='http://www.w3.org/2000/svg' width='{_WIDTH}' height='{_HEIGHT}' {style}>"
     return "\n".join([head, f"<rect width='{_WIDTH}' height='{_HEIGHT}' fill='#ffffff'/>", *parts, "</svg>", ""])
+
+
+def _curve(name: str) -> str:
+    """The file of a page's curve."""
+    return f"{name}-memory.svg"
 
 
 def _verdict(finding: Finding) -> tuple[str, str, str]:

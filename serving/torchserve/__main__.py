@@ -14,11 +14,10 @@ from typing import NoReturn
 from foundation.command import exit_codes
 from serving.read_settings import ReadSettings, read_settings
 from serving.torchserve import pid_file
+from serving.torchserve.documents import TORCHSERVE_VERSION
 from serving.torchserve.metrics.metric_logs import metrics_directory
 from serving.torchserve.registry.snapshots import log_directory, newest_snapshot, snapshot_directory
 
-SPOKEN = "0.12.0"
-"""The version of TorchServe whose ways these are."""
 DEFAULTS = {"config_snapshots": ("true", "stateserve-ts"), "log_format": ("text", "stateserve-ts")}
 """What this command has for a default where `stateserve serve` has another."""
 
@@ -31,7 +30,7 @@ def main(words: list[str] | None = None) -> None:
     """The console script."""
     flags = _parser().parse_args(words)
     if flags.version:
-        print(f"TorchServe Version is {SPOKEN}")
+        print(f"TorchServe Version is {TORCHSERVE_VERSION}")
         print(f"Stateserve {installed('stateserve')} speaks its ways")
         return
     path = pid_file.default_path()
@@ -181,7 +180,8 @@ def _tell(to_starter: int) -> None:
 
 
 def _say_started() -> None:
-    print("Model server started.", flush=True)
+    sys.stdout.write("Model server started.\n")  # in one piece: the log may go to the same file
+    sys.stdout.flush()
 
 
 def _serve(read: ReadSettings, path: Path, started: Callable[[], None]) -> None:

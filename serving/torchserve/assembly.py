@@ -1,5 +1,6 @@
 """What a server consists of on TorchServe's side, put together, started and ended."""
 
+import logging
 from functools import partial
 
 from serving.app import Running
@@ -13,10 +14,12 @@ from serving.torchserve.metrics.metrics import Measuring, TorchServeMetrics
 from serving.torchserve.registry.management import Management
 from serving.torchserve.registry.models import Models
 from serving.torchserve.registry.snapshots import Snapshots, snapshot_directory
-from serving.torchserve.tokens import Tokens
+from serving.torchserve.tokens import KEY_FILE, Tokens
 from serving.torchserve.workers.host import WorkerHost, worker_host
 from serving.torchserve.workers.parameters import Parameters
 from serving.torchserve.workers.workers import Workers
+
+log = logging.getLogger("stateserve")
 
 
 class TorchServe:
@@ -36,6 +39,9 @@ class TorchServe:
         self._measuring = Measuring(metrics, settings.metric_time_interval) if measures else None
         self._host = worker_host(settings, metrics) if has_store else None
         self._tokens = Tokens(settings.token_expiration_min) if asks_for_tokens(settings) else None
+        if self._tokens is not None:
+            told = "requests need the keys in %s, for %g minutes; disable_token_authorization=true lets them pass without"
+            log.info(told, KEY_FILE.absolute(), settings.token_expiration_min)
         self._models = Models(
             settings,
             partial(_workers, self._host),

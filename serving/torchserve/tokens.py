@@ -54,8 +54,8 @@ class Tokens:
             self._write(self._keys)
         except OSError as cause:
             raise SettingsError(
-                f"TorchServe's tokens cannot be written to {path.absolute()}: {cause.strerror}. Start the server in a directory that "
-                "it may write to, or set disable_token_authorization=true."
+                f"TorchServe's tokens cannot be written to {path.absolute()}: {cause.strerror}. Start the server in a directory "
+                "that it may write to, or set disable_token_authorization=true."
             ) from cause
 
     def require(self, kind: Kind, authorization: str | None) -> None:
@@ -81,7 +81,9 @@ class Tokens:
         try:
             self._write(renewed)
         except OSError as cause:
-            raise InternalServerException(f"The key file cannot be written: {cause.strerror}. The key before holds on.") from cause
+            raise InternalServerException(
+                f"The key file cannot be written: {cause.strerror}. The key before holds on."
+            ) from cause
         self._keys = renewed
 
     def remove(self) -> None:

@@ -114,9 +114,10 @@ def test_torchserve_s_keys_are_told_once(run, tmp_path):
     )
 
 
-def test_a_missing_model_store(run):
-    """A model store that is not there is a warning; where the repository is not there either, the server does not start."""
-    done = run("-m", "serving", "--model-store", "nowhere", "--port", str(free_port()), "--log-format", "text")
+def test_a_missing_model_store(run, tmp_path):
+    """A file's model store that is not there is a warning; where the repository is not there either, the server does not start."""
+    (tmp_path / "nowhere.properties").write_text("model_store=nowhere\n")
+    done = run("-m", "serving", "--config", "nowhere.properties", "--port", str(free_port()), "--log-format", "text")
 
     assert " WARNING  stateserve: the model store nowhere is not a directory: no .mar file is served\n" in done.stderr
     assert done.stderr.endswith(

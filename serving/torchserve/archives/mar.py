@@ -46,11 +46,12 @@ class Mar:
     requirements: Path | None
 
 
-def unpack(source: Path, into: Path, asked: Asked = NOTHING_ASKED, go_on: Callable[[], None] = bool) -> Mar:
+def unpack(source: Path, into: Path, asked: Asked = NOTHING_ASKED, go_on: Callable[[], None] = lambda: None) -> Mar:
     """Unpacks an archive into a new folder below `into`, which is made where it is not there. A folder is copied.
 
     Files are for their owner alone (0600, folders 0700), whatever the archive says. After a failure nothing of it is left. What a
-    registration says itself, in `asked`, beats what the manifest says. `go_on` is called with every piece, and raises what ends it.
+    registration says itself, in `asked`, beats what the manifest says. `go_on` is called with every piece, and raises
+    what ends the work.
 
     Raises:
         ModelNotFoundException: there is no such archive.

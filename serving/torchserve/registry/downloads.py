@@ -48,20 +48,20 @@ class Archive:
             self.path.unlink(missing_ok=True)
 
 
-def locate(  # noqa: PLR0913
+def locate(  # noqa: PLR0913 - what is asked, what is allowed, and how it ends
     url: str,
     store: Path,
     allowed_urls: Iterable[str],
     most_bytes: int = MOST_BYTES,
     *,
     may_be_there: bool = False,
-    go_on: Callable[[], None] = bool,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Archive:
     """The archive that a registration names: by its name in the store, or by an address, from where it is fetched.
 
     What is fetched appears in the store whole or not at all, under the last part of the address, and never over another file.
-    With `may_be_there`, a file of that name is taken as it is: it may be what an earlier server fetched, or the operator's own, so
-    it stays when its model leaves. `go_on` is called with every piece that comes, and raises what ends the download.
+    With `may_be_there`, a file of that name is taken as it is: it may be what an earlier server fetched, or the operator's own,
+    so it stays when its model leaves. `go_on` is called with every piece that comes, and raises what ends the download.
 
     Raises:
         ModelNotFoundException: it is not there, or none of the patterns in `allowed_urls` lets it be fetched.

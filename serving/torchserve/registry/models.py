@@ -1,7 +1,7 @@
 """The registry: archives by name and version, unpacked, with their workers.
 
-All state lives on the event loop; what blocks runs in threads, and what may take long in threads of its own. A version is entered when its archive is unpacked and its workers
-can be started; what fails before leaves nothing behind.
+All state lives on the event loop; what blocks runs in threads, and the work on archives, which may take long, in threads of its
+own. A version is entered when its archive is unpacked and its workers can be started; what fails before leaves nothing behind.
 """
 
 import asyncio

@@ -43,7 +43,7 @@ class Prepared:
         self.archive.discard()
 
 
-def prepare(  # noqa: PLR0913, PLR0917
+def prepare(  # noqa: PLR0913, PLR0917 - an archive, all that says how it is run, and how it ends
     wanted: Registration, store: Path, into: Path, settings: "Settings", default_workers: int, go_on: Callable[[], None]
 ) -> Prepared:
     """Finds or fetches an archive, and unpacks it below `into`; after a failure nothing of it is left. Blocking.

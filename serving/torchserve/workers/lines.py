@@ -12,8 +12,11 @@ STARTED = b"Torch worker started."
 """The line after which a worker can be connected to."""
 
 _METRICS = b"[METRICS]"
-_PER_REQUEST = b"Backend received inference at: "
-"""The worker prints it for every batch: it is worth nothing in the log."""
+_OF_EVERY_WORKER = (
+    *(b"Backend received inference at: ", b"s_name_part0=", b"Listening on port: ", b"[PID]", b"Python runtime: "),
+    *(b"Connection accepted: ", b"model_name: ", b"Torch TensorRT not enabled", b"OpenVINO is not enabled", b"ONNX enabled"),
+)
+"""How lines begin that every worker prints at its start, or for every batch: they are worth nothing in the log."""
 _MAX_LINE_BYTES = 16 << 10
 _MAX_TRACEBACK_BYTES = 64 << 10
 _MAX_LINES_PER_S = 1000
@@ -27,7 +30,7 @@ _CHAINED = (
 class Lines:
     """One worker's output, both streams of it. It is always taken, so that the worker never waits to print.
 
-    More than 1000 lines a second are counted and not logged. `traceback_id` is the id of the last traceback, None if there was
+    More than 1000 lines a second are counted and not logged. `traceback_id` is the id of the first traceback, None if there was
     none since it was last set to None.
     """
 
@@ -67,7 +70,7 @@ class Lines:
         self._tell_traceback()
 
     def _line(self, line: bytes) -> None:
-        if line.startswith(_PER_REQUEST):
+        if line.startswith(_OF_EVERY_WORKER):
             return
         if line.startswith(_METRICS) and self._is_metric(line.decode("utf-8", "replace")):
             return
@@ -105,8 +108,9 @@ class Lines:
             return
         text, error = b"\n".join(self._traceback).rstrip(), self._error or b"a traceback that ends without its error"
         self._traceback, self._traceback_bytes, self._error = [], 0, b""
-        self.traceback_id = secrets.token_hex(8)
-        facts = {**self._facts, "traceback_id": self.traceback_id, "traceback": text.decode("utf-8", "replace")}
+        traceback_id = secrets.token_hex(8)
+        self.traceback_id = self.traceback_id or traceback_id
+        facts = {**self._facts, "traceback_id": traceback_id, "traceback": text.decode("utf-8", "replace")}
         log.error("%s", error.decode("utf-8", "replace"), extra=facts)
 
     def _other(self, line: bytes) -> None:

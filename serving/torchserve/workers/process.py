@@ -6,13 +6,22 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from serving.torchserve.workers.lines import Lines
+from typing import Protocol
 
 _TERMINATE_S = 2.0
 """How long a process may take to end by itself when it is told to."""
 _DRAIN_S = 1.0
 """How long what it has still sent and printed is waited for when it has ended."""
+
+
+class Output(Protocol):
+    """What takes all that a process prints."""
+
+    def feed(self, data: bytes) -> None:
+        """More of it."""
+
+    def flush(self) -> None:
+        """There is no more."""
 
 
 class Process:
@@ -54,14 +63,14 @@ class Process:
         self._transport.close()
 
 
-async def spawn(command: Sequence[str], environment: Mapping[str, str], directory: Path, lines: Lines) -> Process:
-    """Starts a child in a session of its own, with both its outputs given to `lines`.
+async def spawn(command: Sequence[str], environment: Mapping[str, str], directory: Path, output: Output) -> Process:
+    """Starts a child in a session of its own, with all that it prints given to `output`.
 
     Raises:
         OSError: it cannot be started.
     """
     loop = asyncio.get_running_loop()
-    starting = loop.create_task(_start(loop, command, environment, directory, lines))
+    starting = loop.create_task(_start(loop, command, environment, directory, output))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -78,10 +87,10 @@ async def _start(
     command: Sequence[str],
     environment: Mapping[str, str],
     directory: Path,
-    lines: Lines,
+    output: Output,
 ) -> Process:
     transport, events = await loop.subprocess_exec(
-        lambda: _Events(loop, lines),
+        lambda: _Events(loop, output),
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -94,16 +103,16 @@ async def _start(
 
 
 class _Events(asyncio.SubprocessProtocol):
-    def __init__(self, loop: asyncio.AbstractEventLoop, lines: Lines) -> None:
-        self._lines = lines
+    def __init__(self, loop: asyncio.AbstractEventLoop, output: Output) -> None:
+        self._output = output
         self.exited: asyncio.Future[None] = loop.create_future()
         self.silent: asyncio.Future[None] = loop.create_future()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - asyncio's signature
-        self._lines.feed(data)
+        self._output.feed(data)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self._lines.flush()
+        self._output.flush()
         settle(self.silent)
 
     def process_exited(self) -> None:

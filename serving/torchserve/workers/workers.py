@@ -22,6 +22,7 @@ from serving.torchserve.workers.asked import Asked, Leaving
 from serving.torchserve.workers.host import WorkerHost
 from serving.torchserve.workers.parameters import Parameters
 from serving.torchserve.workers.place import Duty, Place
+from serving.torchserve.workers.process import settle
 from serving.torchserve.workers.requirements import install_requirements
 from serving.torchserve.workers.wire import Load
 from serving.torchserve.workers.worker import Start, Worker, WorkerFailed, start_worker
@@ -69,7 +70,7 @@ class Workers:
         self._delay: asyncio.TimerHandle | None = None
         self._delayed = False
         self._looking: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._ended: asyncio.Future[None] = self._loop.create_future()
         self.min_workers = 0
         self.max_workers = 0
 
@@ -101,7 +102,9 @@ class Workers:
         """
         async with self._preparing:
             if self._python is None:
-                self._python = await install_requirements(self._mar, self._name, self._host, use_venv=self._parameters.use_venv)
+                self._python = await install_requirements(
+                    self._mar, self._name, self._host, self._ended, use_venv=self._parameters.use_venv
+                )
 
     async def predict(self, job: Job, leaving: Leaving | None = None, *, version: str | None = None) -> Reply:
         """The handler's reply. `leaving` ends when the client has left; `version` is the one that the request names.
@@ -149,7 +152,7 @@ class Workers:
             surplus += kept[self.max_workers :]
             del kept[self.max_workers :]
         starting = [place for place in kept if not place.first.done()]
-        while not self._closed and len(kept) < self.min_workers:
+        while not self._ended.done() and len(kept) < self.min_workers:
             kept.append(self._new_place())
             starting.append(kept[-1])
         self._host.workers += len(kept) - len(self._places)
@@ -164,7 +167,8 @@ class Workers:
 
     async def close(self, grace_s: float = END_GRACE_S) -> None:
         """Refuses what waits, and ends every worker, after its batch if that is answered within so many seconds."""
-        self._closed, self.min_workers, self.max_workers = True, 0, 0
+        settle(self._ended)
+        self.min_workers, self.max_workers = 0, 0
         places, self._places = self._places, []
         self._host.workers -= len(places)
         self._refuse_without_places()

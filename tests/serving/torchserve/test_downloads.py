@@ -159,6 +159,25 @@ def test_file_that_is_there(store, files):
     assert (store / "a.mar").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize(("place", "taken"), [("file", True), ("folder", False), ("nothing", False)])
+def test_file_that_may_be_there(store, files, place, taken):
+    """Where a file may be there it is taken, and left when it is discarded; a folder or a link to nowhere is not."""
+    if place == "file":
+        (store / "a.mar").write_bytes(b"mine")
+    elif place == "folder":
+        (store / "a.mar").mkdir()
+    else:
+        (store / "a.mar").symlink_to(store / "nowhere")
+    if not taken:
+        message = refused(InternalServerException, f"{files}/a.mar", store, may_be_there=True)
+        assert message == "Model file already exists a.mar"
+        return
+    archive = locate(f"{files}/a.mar", store, ANYWHERE, may_be_there=True)
+    archive.discard()
+    assert archive.path.read_bytes() == b"mine"
+    refused(ModelNotFoundException, f"{files}/a.mar", store, (), may_be_there=True)
+
+
 def test_file_that_appears_meanwhile(store, files, monkeypatch):
     """A file that came into the store while another was fetched stays as it is."""
     link = os.link

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import SettingsError
-from serving.read_settings import read_settings, to_properties
+from serving.read_settings import read_settings, require_model_store, to_properties
 from serving.settings import Settings, group
 from serving.torchserve.keys import (
     VARIABLES,
@@ -393,3 +393,10 @@ def test_the_repository_beside_a_model_store(tmp_path):
     assert read("model_store=nowhere").settings.needs_repository
     assert not read(f"model_store={tmp_path}").settings.needs_repository
     assert read(f"model_store={tmp_path}\nrepository=model_repository").settings.needs_repository
+
+
+def test_a_model_store_that_is_not_there(tmp_path):
+    """One that is named for this start has to be there; the file's may be made later."""
+    with pytest.raises(SettingsError, match=r"^model_store is /nowhere \(--model-store\), which is not a directory$"):
+        require_model_store(read_settings({"model_store": "/nowhere"}, None))
+    require_model_store(read("model_store=/nowhere"))

@@ -681,3 +681,19 @@ def test_archive_with_an_artifacts_name(with_artifacts):
         )
 
     with_artifacts(test)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name"),
+    [
+        ("PUT", "/models/m?min_worker=1025&max_worker=1025", "min_worker"),
+        ("POST", "/models?url=a2.mar&initial_workers=1025", "initial_workers"),
+    ],
+)
+def test_too_many_workers(asks, method, target, name):
+    """A client cannot ask for more than 1024 workers."""
+    asks(
+        (method, target, BadRequestException(f"{name} cannot be larger than 1024: 1025"), 400),
+        load_models="a.mar",
+        default_workers_per_model=1,
+    )

@@ -173,7 +173,6 @@ def test_an_archive_with_all_options(archiver, tmp_path, into, form):
     )
     assert unpacked.requirements == unpacked.directory / "requirements.txt"
     assert unpacked.model_config == ModelConfig(batch_size=4)
-    assert unpacked.manifest["model"]["serializedFile"] == "model.pt"
 
 
 @pytest.mark.parametrize("form", SUFFIXES)
@@ -282,7 +281,6 @@ def test_no_manifest(write, into):
     unpacked = unpack(archive, into, Asked(name="given", default_handler="h.py"))
 
     assert (unpacked.name, unpacked.version, unpacked.handler, unpacked.runtime) == ("given", "1.0", "h.py", "python")
-    assert unpacked.manifest == {}
     with pytest.raises(InvalidModelException) as told:
         unpack(archive, into)
     assert str(told.value) == (
@@ -376,6 +374,7 @@ def test_names_that_the_file_system_merges(tmp_path, first):
             ),
             tmp_path,
             "tiny.mar",
+            lambda: None,
         )
 
     assert str(told.value) == (

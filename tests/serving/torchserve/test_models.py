@@ -1,10 +1,13 @@
 import asyncio
+import contextlib
+import http.server
 import logging
 import shutil
 import threading
 
 import pytest
 
+from serving.torchserve.archives.mar import unpack
 from serving.torchserve.errors import (
     BadRequestException,
     ConflictStatusException,
@@ -467,6 +470,133 @@ def test_closes_while_it_starts(with_registry, write_mar, store, until):
     with_registry(test, start=False, load_models="all", default_workers_per_model=1)
 
 
+@pytest.fixture
+def trickle(monkeypatch):
+    """The address of an archive that comes byte by byte, until nobody wants it any more, and an event: it has begun to come."""
+    monkeypatch.setenv("no_proxy", "*")
+    begun, over = threading.Event(), threading.Event()
+
+    class Trickle(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):
+                while not over.wait(0.01):
+                    self.wfile.write(b"x")
+                    begun.set()
+
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/slow.mar", begun
+    over.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_closes_while_it_fetches(with_registry, store, until, trickle, caplog, leaves):  # noqa: PLR0917
+    """A server that is ended while an archive comes slowly gives it up, also where nobody waits for it any more."""
+    url, begun = trickle
+
+    async def test(registry):
+        starting = asyncio.ensure_future(registry.models.start())
+        await until(begun.is_set)
+        if leaves:
+            starting.cancel()
+        await asyncio.wait_for(registry.models.close(), 10)
+        await asyncio.wait({starting})
+        assert starting.cancelled() == leaves
+        assert list(store.iterdir()) == []
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+    with_registry(test, start=False, load_models=url, allowed_urls="http://.*")
+
+
+def test_closes_while_it_unpacks(with_registry, write_mar, store, until, monkeypatch):
+    """A server that is ended while an archive is unpacked stops at the next piece, and leaves nothing of it."""
+    (store / "new").mkdir()
+    write_mar(store / "new" / "a.mar", "a")
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def unpack_late(*arguments):
+        begun.set()
+        goes_on.wait(60)
+        return unpack(*arguments)
+
+    monkeypatch.setattr("serving.torchserve.registry.prepared.unpack", unpack_late)
+
+    async def test(registry):
+        registering = asyncio.ensure_future(registry.models.register(Registration(f"file://{store}/new/a.mar", workers=0)))
+        await until(begun.is_set)
+        closing = asyncio.ensure_future(registry.models.close())
+        await asyncio.sleep(0)
+        goes_on.set()
+        assert await refused(ServiceUnavailableException, registering) == "The server is about to end."
+        await closing
+        assert [path.name for path in store.iterdir()] == ["new"]
+
+    with_registry(test, allowed_urls="file://.*")
+
+
+def test_slow_archives_hinder_nobody_else(with_registry, store, until, trickle):
+    """However many archives come slowly, the threads that all others share are free."""
+    url, begun = trickle
+
+    async def test(registry):
+        slow = [asyncio.ensure_future(registry.models.register(Registration(url, workers=0))) for _ in range(40)]
+        await until(begun.is_set)
+        assert await asyncio.wait_for(asyncio.to_thread(bool), 10) is False
+        await registry.models.close()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert list(store.iterdir()) == []
+
+    with_registry(test, allowed_urls="http://.*")
+
+
+def test_fetched_archive_comes_back(with_registry, write_mar, store, caplog):
+    """What load_models fetched is in the store at the next start, and taken from there; it stays when its model leaves."""
+    (store / "new").mkdir()
+    url = f"file://{write_mar(store / 'new' / 'a.mar', 'a')}"
+    settings = {"load_models": url, "allowed_urls": "file://.*", "default_workers_per_model": 1}
+
+    async def first(registry):
+        assert registry.models.why_not_ready() == {}
+
+    async def second(registry):
+        assert registry.models.why_not_ready() == {}
+        assert f"{url} is not fetched: the model store holds a.mar, which is taken" in caplog.messages
+        await registry.models.unregister("a")
+        assert (store / "a.mar").exists()
+        message = await refused(InternalServerException, registry.models.register(Registration(url, workers=0)))
+        assert message == "Model file already exists a.mar"
+
+    with_registry(first, **settings)
+    with caplog.at_level(logging.INFO):
+        with_registry(second, **settings)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "config", "count"),
+    [
+        (Registration("a.mar", workers=0), "minWorkers: 1025\nmaxWorkers: 1025\n", 1025),
+        (Registration("a.mar", scaled=(5000, 5000)), None, 5000),
+        (Registration("a.mar"), None, 2000),
+    ],
+)
+def test_too_many_workers(with_registry, write_mar, store, wanted, config, count):  # noqa: PLR0917
+    """A model that is to start with more than 1024 workers, whoever says so, is refused."""
+    write_mar(store / "a.mar", "m", config=config)
+
+    async def test(registry):
+        message = await refused(InvalidModelException, registry.models.register(wanted))
+        assert message == f"Model m should have {count} workers; it can have 1024 at most."
+
+    with_registry(test, models={"m": {"1.0": {"minWorkers": 2000}}})
+
+
 def test_unpacked_apart(with_registry, write_mar, store):
     """Versions of one archive are unpacked in folders of their own."""
     write_mar(store / "a.mar", "a")
@@ -483,9 +613,9 @@ def test_blocking_work_is_not_on_the_loop(with_registry, write_mar, store, monke
     write_mar(store / "a.mar", "a")
     seen = []
 
-    def noted(*arguments):
+    def noted(*arguments, **more):
         seen.append(threading.current_thread())
-        return locate(*arguments)
+        return locate(*arguments, **more)
 
     monkeypatch.setattr("serving.torchserve.registry.prepared.locate", noted)
 

@@ -4,7 +4,8 @@ import stat
 
 import pytest
 
-from serving.torchserve.errors import InvalidKeyException
+from serving.errors import SettingsError
+from serving.torchserve.errors import InternalServerException, InvalidKeyException
 from serving.torchserve.tokens import Tokens
 
 REFUSED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
@@ -146,6 +147,29 @@ def test_file_is_removed_at_the_end(tokens, path):
     tokens.remove()
     assert not path.exists()
     tokens.remove()
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    """A server whose keys have no place does not start, and says what to do."""
+    path = tmp_path / "nowhere" / "key_file.json"
+    with pytest.raises(SettingsError) as refused:
+        Tokens(60, path)
+    assert str(refused.value) == (
+        f"TorchServe's tokens cannot be written to {path}: No such file or directory. Start the server in a directory that it "
+        "may write to, or set disable_token_authorization=true."
+    )
+
+
+def test_renewal_that_cannot_be_written(tokens, path):
+    """A new key that nobody would know is none: the one before it holds on."""
+    before = keys(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InternalServerException) as refused:
+        tokens.renew("inference", f"Bearer {before['API']}")
+    assert str(refused.value) == "The key file cannot be written: Is a directory. The key before holds on."
+    tokens.require("inference", f"Bearer {before['inference']}")
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_file_of_another_server_stays(tokens, path, clock):

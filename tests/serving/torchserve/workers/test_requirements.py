@@ -3,10 +3,11 @@
 import asyncio
 import json
 import logging
+import os
 
 import pytest
 
-from serving.torchserve.errors import ModelException
+from serving.torchserve.errors import ModelException, ServiceUnavailableException
 from serving.torchserve.workers.workers import Parameters, Workers
 
 PROJECT = {
@@ -84,7 +85,17 @@ def test_requirements_that_cannot_be_installed(make_mar, asked, tmp_path, caplog
         asked(mar)
     assert (str(error.value), error.value.status) == ("Custom pip package installation failed for model bad", 400)
     (told,) = caplog.records
+    assert told.getMessage().startswith("Custom pip package installation failed for model bad: it ended with code 1: ")
     assert needs in told.getMessage()
+
+
+def test_installation_that_dies_in_silence(make_mar, asked, host, tmp_path):
+    """One that fails without a word has failed, too."""
+    host.python = tmp_path / "python"
+    host.python.write_text("#!/bin/sh\nkill -9 $$\n")
+    host.python.chmod(0o755)
+    with pytest.raises(ModelException):
+        asked(make_mar("m", "needs_package.py", {"needs.txt": b"x"}, requirementsFile="needs.txt"))
 
 
 def test_requirements_are_left_where_that_is_not_allowed(make_mar, loop, host, project):
@@ -98,3 +109,55 @@ def test_requirements_are_left_where_that_is_not_allowed(make_mar, loop, host, p
     loop.run(prepare())
     assert not (mar.directory / "told_package").exists()
     assert not (mar.directory / "venv").exists()
+
+
+@pytest.fixture
+def endless(make_mar, tmp_path):
+    """An archive whose requirements are built for ever, by a process of pip's, and the file where that one's id is."""
+    pid = tmp_path / "pid"
+    (tmp_path / "pyproject.toml").write_text(PROJECT["pyproject.toml"])
+    (tmp_path / "backend.py").write_text(
+        f"import os, pathlib, time\npathlib.Path({str(pid)!r} + '-').write_text(str(os.getpid()))\n"
+        f"os.rename({str(pid)!r} + '-', {str(pid)!r})\ntime.sleep(600)\n"
+    )
+    return make_mar("endless", "needs_package.py", {"needs.txt": str(tmp_path).encode()}, requirementsFile="needs.txt"), pid
+
+
+def is_running(pid):
+    """Whether there is such a process, and no mere record of one that ended."""
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_close_ends_the_installation(loop, host, endless, until):
+    """Who ends does not wait for pip: it is cut off with all that it has started."""
+    mar, pid = endless
+
+    async def close_early():
+        workers = Workers(mar, "endless", Parameters(), host)
+        preparing = asyncio.ensure_future(workers.prepare())
+        await until(pid.exists)
+        await workers.close()
+        with pytest.raises(ServiceUnavailableException, match=r"^The server is about to end\.$"):
+            await preparing
+        await until(lambda: not is_running(int(pid.read_text())))
+
+    loop.run(asyncio.wait_for(close_early(), 60))
+
+
+def test_installation_that_takes_too_long(loop, host, endless, until, monkeypatch, caplog):  # noqa: PLR0917
+    """An installation has an end: TorchServe's message, and the reason in the log."""
+    mar, pid = endless
+    monkeypatch.setattr("serving.torchserve.workers.requirements._MOST_S", 5)
+
+    async def prepare():
+        with pytest.raises(ModelException, match=r"^Custom pip package installation failed for model endless$"):
+            await Workers(mar, "endless", Parameters(), host).prepare()
+        await until(lambda: not is_running(int(pid.read_text())))
+
+    loop.run(asyncio.wait_for(prepare(), 60))
+    assert "Custom pip package installation failed for model endless: it took longer than 5 s: " in caplog.text
