@@ -12,7 +12,13 @@ from serving.settings import Settings
 from serving.torchserve.addresses import Connector
 from serving.torchserve.answers import Answer, AnswerHeaders, error_answer, json_answer
 from serving.torchserve.documents import TORCHSERVE_VERSION, connector_document, prediction_document
-from serving.torchserve.errors import BadRequestException, MethodNotAllowedException, ResourceNotFoundException
+from serving.torchserve.errors import (
+    NOT_ALLOWED,
+    NOT_FOUND,
+    BadRequestException,
+    MethodNotAllowedException,
+    ResourceNotFoundException,
+)
 from serving.torchserve.forms import body_inputs, query_inputs
 from serving.torchserve.jobs import Input, Job, told_headers
 from serving.torchserve.metrics.metrics import CONTENT_TYPE, TorchServeMetrics
@@ -31,8 +37,6 @@ from serving.torchserve.routes import (
 )
 from serving.torchserve.tokens import Kind, Tokens
 
-NOT_FOUND = "Requested resource is not found, please refer to API document."
-NOT_ALLOWED = "Requested method is not allowed, please refer to API document."
 _SINGLE_PORT = frozenset[Connector]({"inference", "management"})
 _MANY_ROUTES = 1024
 _LONGEST_KEPT_PATH = 512

@@ -115,7 +115,7 @@ def test_torchserve_s_keys_are_told_once(run, tmp_path):
 
 
 def test_a_missing_model_store(run, tmp_path):
-    """A file's model store that is not there is a warning; where the repository is not there either, the server does not start."""
+    """A file's model store that is not there is a warning; without a repository either, the server does not start."""
     (tmp_path / "nowhere.properties").write_text("model_store=nowhere\n")
     done = run("-m", "serving", "--config", "nowhere.properties", "--port", str(free_port()), "--log-format", "text")
 

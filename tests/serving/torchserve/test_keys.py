@@ -395,7 +395,7 @@ def test_the_repository_beside_a_model_store(tmp_path):
     assert read(f"model_store={tmp_path}\nrepository=model_repository").settings.needs_repository
 
 
-def test_a_model_store_that_is_not_there(tmp_path):
+def test_a_model_store_that_is_not_there():
     """One that is named for this start has to be there; the file's may be made later."""
     with pytest.raises(SettingsError, match=r"^model_store is /nowhere \(--model-store\), which is not a directory$"):
         require_model_store(read_settings({"model_store": "/nowhere"}, None))
