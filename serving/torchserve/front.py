@@ -1,6 +1,7 @@
 """What TorchServe's paths answer, on a listener of one connector or several: the order of its handlers, tokens, predictions."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,11 @@ from serving.torchserve.routes import (
 )
 from serving.torchserve.tokens import Kind, Tokens
 
+log = logging.getLogger("stateserve")
+
 _SINGLE_PORT = frozenset[Connector]({"inference", "management"})
+_CHANGING = frozenset({"POST", "PUT", "DELETE"})
+"""Methods of the management API that leave a line in the log."""
 _MANY_ROUTES = 1024
 _LONGEST_KEPT_PATH = 512
 
@@ -108,6 +113,12 @@ class Front:
 
     async def answer(self, route: Route, request: Request, request_id: str, leaving: Leaving) -> Answer:
         """The answer to a request that `require_tokens` let pass, an error's too; raises nothing but CancelledError."""
+        answer = await self._outcome(route, request, request_id, leaving)
+        if route.place == "management" and request.method in _CHANGING:
+            log.info("%s %s: %d", request.method, request.path, answer.status, extra={"request_id": request_id})
+        return answer
+
+    async def _outcome(self, route: Route, request: Request, request_id: str, leaving: Leaving) -> Answer:
         try:
             if route.prediction is not None:
                 return await self._predicted(route.prediction, request, request_id, leaving)

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, PlainSerializer, ValidationInfo, field_validator
 
 from serving.fields import Bytes, Count, Natural, NonNegative, OrNone, Pattern, Patterns, Texts, TrueOrFalse, from_json, setting
 from serving.torchserve.addresses import Address, Connector
+from serving.torchserve.models_key import checked_models
 
 if TYPE_CHECKING:
     from serving.settings import Settings
@@ -64,6 +65,7 @@ InferenceAddress = Annotated[OrNone[Address], BeforeValidator(_address("inferenc
 ManagementAddress = Annotated[OrNone[Address], BeforeValidator(_address("management")), PlainSerializer(str)]
 MetricsAddress = Annotated[OrNone[Address], BeforeValidator(_address("metrics")), PlainSerializer(str)]
 Json = Annotated[Mapping[str, Any], BeforeValidator(from_json)]
+ModelParameters = Annotated[Json, AfterValidator(checked_models)]
 MayBeEmpty = Annotated[OrNone[str], BeforeValidator(_empty_is_none)]
 PathOrNone = Annotated[OrNone[Path], BeforeValidator(_empty_is_none)]
 PatternOrNone = Annotated[OrNone[Pattern], BeforeValidator(_empty_is_none)]
@@ -92,7 +94,7 @@ class TorchServeKeys(BaseModel, frozen=True, extra="forbid", validate_default=Tr
     metrics_address: MetricsAddress = _key(None, "Where metrics are read; none: http://HOST:PORT+2.")
     model_store: PathOrNone = _key(None, "The folder of .mar files; where it is set, the server speaks TorchServe's ways.")
     load_models: Texts = _key((), "What is loaded at the start: all, or a.mar,name=b.mar of the model store, or addresses.")
-    models: Json = _key({}, "Parameters of models, as JSON: {NAME: {VERSION: {marName, minWorkers, batchSize, ...}}}.")
+    models: ModelParameters = _key({}, "Parameters of models, as JSON: {NAME: {VERSION: {marName, minWorkers, batchSize, ...}}}.")
     model_snapshot: Json = _key({}, "What a snapshot says of the models that were served; it stands before load_models.")
     default_workers_per_model: Natural = _key(0, "Workers of a model that says none; 0: one per GPU, or per core.")
     job_queue_size: Count = _key(100, "Requests of one model that wait, at most; more are refused with 503.")
@@ -206,6 +208,10 @@ def warnings(settings: "Settings") -> list[str]:
     if not management.is_loopback and not asks_for_tokens(settings):
         what = "register models, which is to run code here" if settings.enable_model_api else "scale its models"
         found.append(f"whoever reaches {management} can {what}: disable_token_authorization is true")
+    if management == address(settings, "inference") and asks_for_tokens(settings):
+        found.append(
+            f"management cannot be asked at {management}, with tokens for predictions there: no request can hold both keys"
+        )
     if settings.model_store is not None and not settings.model_store.is_dir():
         found.append(f"the model store {settings.model_store} is not a directory: no .mar file is served")
     if ".*" in settings.allowed_urls or any(re.fullmatch(pattern, _ANYWHERE) for pattern in settings.allowed_urls):

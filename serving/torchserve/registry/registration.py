@@ -76,7 +76,7 @@ def parameters(wanted: Registration, mar: Mar, settings: "Settings", default_wor
     Raises:
         InvalidModelException: there should be more than `MOST_WORKERS`.
     """
-    asked, configured = mar.model_config, _configured(settings.models, mar.name, mar.version)
+    asked, configured = mar.model_config, settings.models.get(mar.name, {}).get(mar.version, {})
     least, most = _workers(wanted, asked, configured, default_workers, mar.name)
     if least > MOST_WORKERS:
         raise InvalidModelException(f"Model {mar.name} should have {least} workers; it can have {MOST_WORKERS} at most.")
@@ -123,13 +123,6 @@ def _workers(wanted: Registration, asked: ModelConfig, configured: Mapping[str, 
         return wanted.workers, wanted.workers
     least = _first(_number(configured, "minWorkers"), default)
     return least, max(least, _first(_number(configured, "maxWorkers"), default))
-
-
-def _configured(models: Mapping[str, Any], name: str, version: str) -> Mapping[str, Any]:
-    """What the setting `models` says of a version; nothing where it is no object."""
-    versions = models.get(name)
-    entry = versions.get(version) if isinstance(versions, Mapping) else None
-    return entry if isinstance(entry, Mapping) else {}
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:

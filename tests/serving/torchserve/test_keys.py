@@ -1,5 +1,6 @@
 """TorchServe's keys: its config.properties, its variables and its addresses mean here what they mean there."""
 
+import json
 import os
 from pathlib import Path
 
@@ -382,6 +383,9 @@ def test_warnings(tmp_path):
         "whoever reaches http://0.0.0.0:8081 can register models, which is to run code here: disable_token_authorization is true",
         "allowed_urls lets models be fetched from anywhere",
     ]
+    assert warnings(read(f"{store}management_address=http://127.0.0.1:8080").settings) == [
+        "management cannot be asked at http://127.0.0.1:8080, with tokens for predictions there: no request can hold both keys"
+    ]
     assert warnings(read("model_store=nowhere").settings) == [
         "the model store nowhere is not a directory: no .mar file is served"
     ]
@@ -400,3 +404,29 @@ def test_a_model_store_that_is_not_there():
     with pytest.raises(SettingsError, match=r"^model_store is /nowhere \(--model-store\), which is not a directory$"):
         require_model_store(read_settings({"model_store": "/nowhere"}, None))
     require_model_store(read("model_store=/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("models", "wrong"),
+    [
+        ({"m": {"1.0": {"batchSize": "two"}}}, "m.1.0.batchSize is 'two'; it should be a whole number from 0"),
+        ({"m": {"1.0": {"batchSize": -1}}}, "m.1.0.batchSize is -1; it should be a whole number from 0"),
+        ({"m": {"1.0": {"batchSize": True}}}, "m.1.0.batchSize is True; it should be a whole number from 0"),
+        ({"m": {"1.0": {"batchsize": 4}}}, "m.1.0.batchsize is unknown; nearest: batchSize"),
+        ({"m": {"1.0": 4}}, "m.1.0 is 4; it should be an object, as in {NAME: {VERSION: {batchSize: 8}}}"),
+        ({"m": 4}, "m is 4; it should be an object, as in {NAME: {VERSION: {batchSize: 8}}}"),
+    ],
+)
+def test_parameters_of_models_that_are_wrong(models, wrong):
+    """A slip in what is said of one model ends the start, with where it stands."""
+    with pytest.raises(SettingsError) as caught:
+        read(f"models={json.dumps(models)}")
+    assert str(caught.value).endswith(f"(config.properties:1): {wrong}")
+
+
+def test_parameters_of_models():
+    """Whole numbers may stand as texts, as TorchServe takes them."""
+    said = {"m": {"1.0": {"marName": "m.mar", "batchSize": "8", "minWorkers": 1, "defaultVersion": True}}}
+    assert read(f"models={json.dumps(said)}").settings.models == {
+        "m": {"1.0": {"marName": "m.mar", "batchSize": 8, "minWorkers": 1, "defaultVersion": True}}
+    }

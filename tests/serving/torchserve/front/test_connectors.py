@@ -449,3 +449,13 @@ def test_a_socket_whose_path_is_too_long(tmp_path):
     path = tmp_path / ("x" * 120)
     with pytest.raises(PortTaken, match=r"cannot be listened on: a socket's path has at most 103 bytes$"):
         require_free(Address("unix", path=str(path)))
+
+
+def test_changes_leave_a_line_in_the_log(start, model_store):
+    """What a client changes, or tries to, is in the log; what it only looks at is not."""
+    with start(model_store, "--models", "told.mar", "--disable-token-authorization") as running:
+        management = f"http://127.0.0.1:{running.port + 1}"
+        for method, path in (("GET", "/models/told"), ("PUT", "/models/told?min_worker=1"), ("DELETE", "/models/told")):
+            httpx.request(method, management + path, timeout=60, trust_env=False)
+        told = [line["message"] for line in running.log_lines() if line["message"].startswith(("GET ", "PUT ", "DELETE "))]
+        assert told == ["PUT /models/told: 202", "DELETE /models/told: 405"]
