@@ -89,6 +89,19 @@ def line_models():
     return eager.getvalue(), script.getvalue(), onnx.SerializeToString()
 
 
+def words_files(definition):
+    """What a text classifier's archive holds: "good" and "bad" are what they say, and a pair of words is one more word."""
+    weights, vocabulary = io.BytesIO(), io.BytesIO()
+    torch.save({"embedding.weight": torch.tensor([[0.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])}, weights)
+    torch.save({"very": 0, "good": 1, "bad": 2, "very good": 3, "very bad": 4}, vocabulary)
+    return {
+        "model.pt": weights.getvalue(),
+        "source_vocab.pt": vocabulary.getvalue(),
+        "index_to_name.json": b'{"0": "no", "1": "yes"}',
+        "text_model.py": definition,
+    }
+
+
 @pytest.fixture(scope="module")
 def real(loop, new_heard, real_host, make_mar, handlers):
     """One worker of each kind of handler."""
@@ -118,6 +131,8 @@ def real(loop, new_heard, real_host, make_mar, handlers):
         "script": make_mar("script", "base_handler", {"model.pt": script}, serializedFile="model.pt"),
         "onnx": make_mar("onnx", "onnx_line.py", {"model.onnx": onnx}, serializedFile="model.onnx"),
     }
+    words = words_files((handlers / "text_model.py").read_bytes())
+    own["text"] = make_mar("text", "text_classifier", words, serializedFile="model.pt", modelFile="text_model.py")
     try:
         outcomes = {**running.start(own, batch_size=4), **running.start(lines, envelope="body")}
         assert outcomes == dict.fromkeys(outcomes, True)
@@ -141,6 +156,15 @@ def ask(real, job):
 def failure(outcome):
     assert isinstance(outcome, InternalServerException)
     return str(outcome), outcome.status
+
+
+@pytest.mark.parametrize(("text", "label"), [("Very <b>good</b>!", "yes"), ("very BAD.", "no")])
+def test_default_text_classifier(real, job, text, label):
+    """TorchServe's own handler for texts cleans a text, looks its words up, and tells a probability for each name."""
+    (reply,) = real.predict("text", job(text))
+    told = json.loads(reply.body)
+    assert max(told, key=told.get) == label
+    assert told[label] == pytest.approx(0.8808, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["function", "named"])
