@@ -164,6 +164,7 @@ def running(command: Command, scenario: Scenario, store: Path) -> Iterator[Runni
 
 def _environment(directory: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TS_", "STATESERVE_", "LOG_", "METRICS_"))}
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"  # a handler lists its folder
     scratch = str(directory / "tmp")
     return {**kept, "TMPDIR": scratch, "TEMP": scratch, "PYTHONPATH": str(PROJECT), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
