@@ -2,14 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from serving.batcher import Batcher, Job
 from serving.body import Arrivals
 from serving.error_answer import error_answer, reason
-from serving.messages import Answer, Request
+from serving.messages import Answer, Leaving, Request
 from serving.metrics import PROTOCOLS, Metrics
 from serving.model import ServedModel  # noqa: TC001 - as every import of ours: at the top
 from serving.protocols.asked import Arrays, Asked, Codec
@@ -23,8 +22,6 @@ _MANY_ROUTES = 1024
 _LONGEST_KEPT_PATH = 512
 
 Protocol = Literal["oip", "predictions"]
-Leaving = Callable[[], Awaitable[None]]
-"""Gives something that ends when the client leaves."""
 
 
 @dataclass(frozen=True, slots=True)

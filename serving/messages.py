@@ -1,8 +1,11 @@
 """A request and an answer, as our handlers see them whichever server brought them: our own two tiny types."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+Leaving = Callable[[], Awaitable[None]]
+"""Gives something that ends when the client leaves."""
 
 
 class Headers(Protocol):

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from serving import messages
-from serving.errors import BadRequest, BodyTimeout, BodyTooLarge, ClientLeft
+from serving.errors import BodyTimeout, BodyTooLarge, ServingError
 from serving.settings import Settings
-from serving.torchserve.errors import BadRequestException, InternalServerException, RequestTimeoutException, TorchServeError
+from serving.torchserve.errors import InternalServerException, TorchServeError
 from serving.torchserve.jobs import STATUSES, Reply
 
 log = logging.getLogger("stateserve")
@@ -62,24 +62,24 @@ def error_answer(error: BaseException, request_id: str) -> Answer:
     told = _told(error)
     if told is None:
         log.error("a request failed", exc_info=error, extra={"request_id": request_id})
-        told = InternalServerException(f"The server failed; its log says more under request id {request_id}.")
-    answer = json_answer({"code": told.status, "type": type(told).__name__, "message": str(told)}, told.status)
-    if (retry_after_s := getattr(told, "retry_after_s", None)) is not None:
+        told = 500, "InternalServerException", f"The server failed; its log says more under request id {request_id}."
+    status, kind, message = told
+    answer = json_answer({"code": status, "type": kind, "message": message}, status)
+    if (retry_after_s := getattr(error, "retry_after_s", None)) is not None:
         answer.headers.append(("retry-after", str(retry_after_s)))
-    if (traceback_id := getattr(told, "traceback_id", None)) is not None:
+    if (traceback_id := getattr(error, "traceback_id", None)) is not None:
         answer.headers.append(("x-traceback-id", traceback_id))
     return answer
 
 
-def _told(error: BaseException) -> TorchServeError | None:
-    """The error in TorchServe's words; None where it is an unforeseen one."""
-    match error:
-        case TorchServeError():
-            return error
-        case BodyTimeout():
-            return RequestTimeoutException(str(error))
-        case BadRequest() | ClientLeft():
-            return BadRequestException(str(error))
+def _told(error: BaseException) -> tuple[int, str, str] | None:
+    """Status, type and message in TorchServe's words; None for an unforeseen error."""
+    if isinstance(error, BodyTimeout):
+        return error.status, "RequestTimeoutException", str(error)
+    if isinstance(error, TorchServeError):
+        return error.status, type(error).__name__, str(error)
+    if isinstance(error, ServingError) and error.status < 500:
+        return error.status, "BadRequestException", str(error)
     return None
 
 

@@ -3,7 +3,7 @@
 - TorchServeError
   - BadRequestException, ModelException, InvalidModelException, InvalidKeyException,
     DownloadArchiveException                                                   the request, or what it names, is wrong (400)
-  - IllegalArgumentException, InvalidModelVersionException                     it is understood, and not allowed (403)
+  - InvalidModelVersionException                                               it is understood, and not allowed (403)
   - ResourceNotFoundException, ModelNotFoundException, ModelVersionNotFoundException    there is no such thing (404)
   - MethodNotAllowedException                                                  the path has no such method (405)
   - RequestTimeoutException                                                    it took too long (408)
@@ -53,12 +53,6 @@ class DownloadArchiveException(TorchServeError):
     """The archive could not be fetched."""
 
     status: ClassVar[int] = 400
-
-
-class IllegalArgumentException(TorchServeError):
-    """The request is understood, and not allowed."""
-
-    status: ClassVar[int] = 403
 
 
 class InvalidModelVersionException(TorchServeError):

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from serving.inference import SMALL_BYTES
-from serving.messages import Request
+from serving.messages import Leaving, Request
 from serving.settings import Settings
 from serving.torchserve.addresses import Connector
 from serving.torchserve.answers import Answer, AnswerHeaders, error_answer, json_answer
@@ -46,8 +46,6 @@ _CHANGING = frozenset({"POST", "PUT", "DELETE"})
 _MANY_ROUTES = 1024
 _LONGEST_KEPT_PATH = 512
 
-Leaving = Callable[[], Awaitable[None]]
-"""Gives something that ends when the client leaves."""
 Manage = Callable[[Request], Awaitable[Answer]]
 """Answers a request to the management API."""
 

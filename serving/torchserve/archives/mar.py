@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from serving.torchserve.archives.folder import folder_contents
-from serving.torchserve.archives.mar_manifest import NOTHING_ASKED, Asked, read_manifest
+from serving.torchserve.archives.mar_manifest import NO_OVERRIDES, Overrides, read_manifest
 from serving.torchserve.archives.members import Contents, refuse, refuse_bomb
 from serving.torchserve.archives.model_config import ModelConfig, read_model_config
 from serving.torchserve.archives.tarred import tgz_contents
@@ -46,7 +46,7 @@ class Mar:
     requirements: Path | None
 
 
-def unpack(source: Path, into: Path, asked: Asked = NOTHING_ASKED, go_on: Callable[[], None] = lambda: None) -> Mar:
+def unpack(source: Path, into: Path, asked: Overrides = NO_OVERRIDES, go_on: Callable[[], None] = lambda: None) -> Mar:
     """Unpacks an archive into a new folder below `into`, which is made where it is not there. A folder is copied.
 
     Files are for their owner alone (0600, folders 0700), whatever the archive says. After a failure nothing of it is left. What a
@@ -176,7 +176,7 @@ def _merged(path: Path, archive: str) -> InvalidModelException:
     )
 
 
-def _mar(directory: Path, archive: str, asked: Asked) -> Mar:
+def _mar(directory: Path, archive: str, asked: Overrides) -> Mar:
     read = read_manifest(directory, archive, asked)
     return Mar(
         directory=directory,

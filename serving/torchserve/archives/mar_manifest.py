@@ -22,7 +22,7 @@ _REPACK = "Pack it again with torch-model-archiver."
 
 
 @dataclass(frozen=True)
-class Asked:
+class Overrides:
     """What a registration says itself, which beats the manifest; "" where it says nothing.
 
     `default_name` and `default_handler` hold where neither the registration nor the manifest has one: at its start, TorchServe
@@ -36,7 +36,7 @@ class Asked:
     default_handler: str = ""
 
 
-NOTHING_ASKED = Asked()
+NO_OVERRIDES = Overrides()
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ReadManifest:
     requirements: Path | None
 
 
-def read_manifest(directory: Path, archive: str, asked: Asked) -> ReadManifest:
+def read_manifest(directory: Path, archive: str, asked: Overrides) -> ReadManifest:
     """What the manifest of an unpacked archive says, where it has one, and what the registration says over it.
 
     A number counts as the text that it is written as, as TorchServe reads it: `"modelVersion": 1.10` is "1.10".

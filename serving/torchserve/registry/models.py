@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from foundation.environment import cores
 from serving.errors import ServingError
+from serving.messages import Leaving
 from serving.torchserve.archives.mar import Mar
 from serving.torchserve.errors import (
     BadRequestException,
@@ -35,7 +36,7 @@ from serving.torchserve.registry.snapshots import Kind, Snapshots, described
 from serving.torchserve.registry.startup import from_snapshot, to_load
 from serving.torchserve.registry.unpacked import UnpackedFolder
 from serving.torchserve.workers.parameters import Parameters
-from serving.torchserve.workers.workers import Leaving, Workers
+from serving.torchserve.workers.workers import Workers
 
 if TYPE_CHECKING:
     from serving.settings import Settings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from serving.folders import model_names
 from serving.torchserve.archives.mar import Mar, unpack
-from serving.torchserve.archives.mar_manifest import Asked
+from serving.torchserve.archives.mar_manifest import Overrides
 from serving.torchserve.errors import InvalidModelException
 from serving.torchserve.registry.downloads import Archive, locate
 from serving.torchserve.registry.registration import Registration, parameters
@@ -70,10 +70,10 @@ def prepare(  # noqa: PLR0913, PLR0917 - an archive, all that says how it is run
     return Prepared(wanted, archive, mar, held, mar.name in _artifacts(settings.repository))
 
 
-def _asked(wanted: Registration, archive: Archive, settings: "Settings") -> Asked:
+def _asked(wanted: Registration, archive: Archive, settings: "Settings") -> Overrides:
     """What a registration says itself. A nameless archive of the start is called as its file is; a client has to name it."""
     stem = next((archive.path.name.removesuffix(end) for end in SUFFIXES if archive.path.name.endswith(end)), archive.path.name)
-    return Asked(
+    return Overrides(
         wanted.name,
         wanted.handler,
         wanted.runtime,

@@ -3,14 +3,11 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 
 from serving.errors import ClientLeft, ServingError
+from serving.messages import Leaving
 from serving.torchserve.errors import TorchServeError
 from serving.torchserve.jobs import Job, Reply
-
-Leaving = Callable[[], Awaitable[None]]
-"""It ends when the client has left."""
 
 _MAX_WAITING_BYTES = 16 << 20
 """So much of a stream may wait until it is handed to the HTTP server, or one part that is larger.

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.messages import Leaving
 from serving.torchserve.archives.mar import Mar
 from serving.torchserve.errors import InternalServerException, ServiceUnavailableException
 from serving.torchserve.jobs import Job, Reply
-from serving.torchserve.workers.asked import Asked, Leaving
+from serving.torchserve.workers.asked import Asked
 from serving.torchserve.workers.host import WorkerHost
 from serving.torchserve.workers.parameters import Parameters
 from serving.torchserve.workers.place import Duty, Place

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from serving.torchserve.archives import mar as mar_module
 from serving.torchserve.archives.mar import unpack
-from serving.torchserve.archives.mar_manifest import Asked
+from serving.torchserve.archives.mar_manifest import Overrides
 from serving.torchserve.archives.members import Contents, Member
 from serving.torchserve.archives.model_config import ModelConfig
 from serving.torchserve.errors import InternalServerException, InvalidModelException, ModelNotFoundException, TorchServeError
@@ -93,7 +93,7 @@ def write(tmp_path):
 def unpacked(write, into):
     """Unpacks an archive of a manifest, and of what is asked."""
     return lambda manifest=MANIFEST, asked=None, **more: unpack(
-        write(zip_of(with_manifest(manifest, **more))), into, asked or Asked()
+        write(zip_of(with_manifest(manifest, **more))), into, asked or Overrides()
     )
 
 
@@ -278,7 +278,7 @@ def test_no_manifest(write, into):
     """Without a manifest, the version is 1.0 and the handler the default; the name has to be given."""
     archive = write(zip_of({"h.py": HANDLER}))
 
-    unpacked = unpack(archive, into, Asked(name="given", default_handler="h.py"))
+    unpacked = unpack(archive, into, Overrides(name="given", default_handler="h.py"))
 
     assert (unpacked.name, unpacked.version, unpacked.handler, unpacked.runtime) == ("given", "1.0", "h.py", "python")
     with pytest.raises(InvalidModelException) as told:
@@ -291,14 +291,14 @@ def test_no_manifest(write, into):
 
 def test_what_is_asked_beats_the_manifest(unpacked):
     """A registration's name, handler and runtime hold, whatever the manifest says."""
-    asked = unpacked(asked=Asked(name="other", handler="h:f", runtime="python3", default_name="n", default_handler="d"))
+    asked = unpacked(asked=Overrides(name="other", handler="h:f", runtime="python3", default_name="n", default_handler="d"))
 
     assert (asked.name, asked.handler, asked.runtime) == ("other", "h:f", "python3")
 
 
 def test_defaults_come_last(unpacked):
     """A default name, and a default handler, hold only where there is no other."""
-    defaults = Asked(default_name="n", default_handler="d")
+    defaults = Overrides(default_name="n", default_handler="d")
 
     assert (unpacked(asked=defaults).name, unpacked(asked=defaults).handler) == ("tiny", "handler.py")
     assert (unpacked({}, asked=defaults).name, unpacked({}, asked=defaults).handler) == ("n", "d")
@@ -307,7 +307,7 @@ def test_defaults_come_last(unpacked):
 def test_a_name_that_is_asked_is_a_name(unpacked):
     """The rule for names holds for those that a client gives, too."""
     with pytest.raises(InvalidModelException, match=r"^The model name '\.\./up' of tiny\.mar is not one"):
-        unpacked(asked=Asked(name="../up"))
+        unpacked(asked=Overrides(name="../up"))
 
 
 @pytest.mark.parametrize(
