@@ -5,6 +5,10 @@
   - ProcessFailed      a process of ours did not start, or ended before its time
   - WrongAnswer        a server's numbers are not the engine's (its speed would mean nothing)
   - FailedLoad         some requests of a load were not answered, or not with success
+  - NoResults          a results.json is not there, or is none
+  - NotAsked           the server, its model or the payload is not what was asked for: nothing could be measured
+  - PeerMissing        a peer that was asked for is not installed here, or does not exist
+  - ServerGone         the server stopped answering while it was measured; what was measured by then is kept
 """
 
 from typing import ClassVar
@@ -32,3 +36,25 @@ class WrongAnswer(BenchError):
 
 class FailedLoad(BenchError):
     """Some requests of a load were not answered, or not with success."""
+
+
+class NoResults(BenchError):
+    """A results.json is not there, or is none."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class NotAsked(BenchError):
+    """The server, its model or the payload is not what was asked for: nothing could be measured."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class PeerMissing(BenchError):
+    """A peer that was asked for is not installed here, or does not exist."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ServerGone(BenchError):
+    """The server stopped answering while it was measured; what was measured by then is kept."""

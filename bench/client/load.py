@@ -1,0 +1,59 @@
+"""One load, and what came of it: what the generator's processes are told, and what they tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, every byte as it goes over the connection, and how many rows it asks for."""
+
+    content: bytes
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests to one server, taken in turn.
+
+    Without `rate_per_s`, a closed loop: `connections` that each wait for an answer before they ask again. With it, an open loop:
+    so many requests are due in a second, at the moments of a Poisson process, whatever the server does; `connections` is the most
+    that may be open at once, and a request that finds none waits for one while its latency runs.
+
+    `warmup_s` come before the measured `duration_s`, under the same load, and are not counted. A request without an answer after
+    `timeout_s` has failed, and its connection is closed.
+    """
+
+    host: str
+    port: int
+    requests: Sequence[Request]
+    connections: int
+    duration_s: float
+    warmup_s: float = 0.0
+    rate_per_s: float | None = None
+    timeout_s: float = 30.0
+    processes: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one load measured in its window of `seconds`, the warm-up left out.
+
+    `latencies_s` has one number per request answered with 2xx, from the moment it should have been sent (open loop) or was sent
+    (closed loop) to its last byte; `answered_s` says when, from the window's beginning, in the same order. `offered` counts the
+    requests that were due in the window; in an open loop every one of them is waited for, after its end too. `errors` counts the
+    others by kind, such as `status 503` or `timeout`. `client_busy` is the share of a core that the busiest process used.
+    """
+
+    seconds: float
+    offered: int
+    latencies_s: np.ndarray
+    answered_s: np.ndarray
+    rows: int
+    errors: Mapping[str, int]
+    sent_bytes: int
+    received_bytes: int
+    client_busy: float
