@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients torchserve demo bench-export bench-serving bench-torchserve soak soak-torchserve clean
+.PHONY: install lint test clients torchserve demo bench bench-client bench-export bench-serving bench-torchserve soak soak-torchserve clean
 
 install: .venv/.installed
 
@@ -40,6 +40,14 @@ torchserve: install
 
 demo: install
 	$(BIN)/python examples/digits/demo.py
+
+# The load test of three models against plain FastAPI and the real TorchServe (Java 17): about 25 minutes.
+bench: install
+	$(BIN)/python -m bench.three_models --to docs/benchmarks
+
+# The load generator beside wrk.
+bench-client: install
+	$(BIN)/python -m bench.client_against_wrk --to docs/benchmarks/client.md
 
 bench-export: install
 	$(BIN)/python docs/benchmarks/measure_export.py

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.__main__ import bench
 from export.__main__ import export
 from foundation.command import exit_codes
 from serving.__main__ import ServeCommand, serve
@@ -16,6 +17,7 @@ from serving.__main__ import ServeCommand, serve
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 app.command()(export)
 app.command(cls=ServeCommand)(serve)
+app.command()(bench)
 package_app = typer.Typer(no_args_is_help=True, help="Put an artifact into the archive of another server.")
 app.add_typer(package_app, name="package")
 
@@ -69,6 +71,33 @@ def check(
             with contextlib.redirect_stdout(sys.stderr):  # see above
                 report["rebuilt_content_id"] = run_rebuild(artifact, ckpt, tuple(plugin or ()), Silent())
         _print(report if as_json else _check_text(report))
+
+
+@app.command()
+def tune(
+    artifact: Annotated[Path, typer.Argument(help="The artifact: <repository>/<name>/<version>.")],
+    engine: Annotated[
+        list[str] | None, typer.Option(help="onnx, torchscript or pt2; repeatable. Default: those that the server runs.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
+    budget_s: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long it may take, all in all.")] = 90,
+    max_call_s: Annotated[
+        float, typer.Option(min=1e-6, metavar="SECONDS", help="Batches whose call takes longer are not chosen.")
+    ] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Measure although it was tuned on this machine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure engines, calls at a time, threads and batch sizes here; write the best to bench.json, which the server follows.
+
+    What is interrupted goes on where it was. The server follows it on this machine only, and what is set holds against it.
+    """
+    with exit_codes(as_json=as_json):
+        from bench.tune.command import run
+        from bench.tune.run import Request
+
+        found = run(Request(artifact, tuple(engine or ()), device, budget_s, max_call_s, again), as_json=as_json)
+    if found is not None:
+        _print(found)
 
 
 @package_app.command()

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bench.bodies import Body
 from bench.errors import FailedLoad, LoadToolMissing
+from bench.payloads import Body
 
 _LIMIT_S = 120
 _RATE = re.compile(r"^Requests per second:\s+([0-9.]+)", re.MULTILINE)

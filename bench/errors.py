@@ -7,12 +7,14 @@
   - FailedLoad         some requests of a load were not answered, or not with success
   - NoResults          a results.json is not there, or is none
   - NotAsked           the server, its model or the payload is not what was asked for: nothing could be measured
+  - NotTuned           an artifact could not be tuned: no engine of it runs here, or bench.json cannot be written
   - PeerMissing        a peer that was asked for is not installed here, or does not exist
   - ServerGone         the server stopped answering while it was measured; what was measured by then is kept
 """
 
 from typing import ClassVar
 
+from bench.client.load import Outcome
 from foundation.errors import StateserveError
 
 
@@ -50,6 +52,12 @@ class NotAsked(BenchError):
     exit_code: ClassVar[int] = 2
 
 
+class NotTuned(BenchError):
+    """An artifact could not be tuned: no engine of it runs here, or bench.json cannot be written."""
+
+    exit_code: ClassVar[int] = 2
+
+
 class PeerMissing(BenchError):
     """A peer that was asked for is not installed here, or does not exist."""
 
@@ -57,4 +65,8 @@ class PeerMissing(BenchError):
 
 
 class ServerGone(BenchError):
-    """The server stopped answering while it was measured; what was measured by then is kept."""
+    """The server stopped answering while it was measured; `outcome` is what was measured by then, if anything was."""
+
+    def __init__(self, message: str, outcome: Outcome | None = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome

@@ -72,6 +72,21 @@ def _resnet18_weights(generator: np.random.Generator) -> Weights:
     return weights | _linear(generator, "fc", 512, 1000)
 
 
+def _bert_weights(generator: np.random.Generator) -> Weights:
+    here = "embeddings"
+    weights = _embedding(generator, f"{here}.word_embeddings", 30522) | _embedding(generator, f"{here}.position_embeddings", 512)
+    weights |= _embedding(generator, f"{here}.token_type_embeddings", 2) | _layer_norm(f"{here}.LayerNorm")
+    for number in range(6):
+        here = f"encoder.layer.{number}"
+        for name in ("query", "key", "value"):
+            weights |= _linear(generator, f"{here}.attention.self.{name}", 384, 384)
+        weights |= _linear(generator, f"{here}.attention.output.dense", 384, 384)
+        weights |= _linear(generator, f"{here}.intermediate.dense", 384, 1536)
+        weights |= _linear(generator, f"{here}.output.dense", 1536, 384)
+        weights |= _layer_norm(f"{here}.attention.output.LayerNorm") | _layer_norm(f"{here}.output.LayerNorm")
+    return weights
+
+
 def _linear(generator: np.random.Generator, name: str, inputs: int, outputs: int) -> Weights:
     weight = generator.standard_normal((outputs, inputs), np.float32) / np.float32(inputs**0.5)
     return {f"{name}.weight": weight, f"{name}.bias": np.zeros(outputs, np.float32)}
@@ -86,6 +101,14 @@ def _batch_norm(name: str, channels: int) -> Weights:
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     statistics = {f"{name}.running_mean": zeros, f"{name}.running_var": ones, f"{name}.num_batches_tracked": np.array(0)}
     return {f"{name}.weight": ones, f"{name}.bias": zeros, **statistics}
+
+
+def _embedding(generator: np.random.Generator, name: str, entries: int, width: int = 384) -> Weights:
+    return {f"{name}.weight": generator.standard_normal((entries, width), np.float32) * np.float32(0.02)}
+
+
+def _layer_norm(name: str, width: int = 384) -> Weights:
+    return {f"{name}.weight": np.ones(width, np.float32), f"{name}.bias": np.zeros(width, np.float32)}
 
 
 MLP = MeasuredModel(
@@ -115,3 +138,25 @@ RESNET18 = MeasuredModel(
     },
     _resnet18_weights,
 )
+
+BERT = MeasuredModel(
+    "bert",
+    "BERT encoder 6x384, 128 tokens",
+    {
+        "schema": 1,
+        "model": {
+            "name": "bert",
+            "params": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+        },
+        "inputs": {
+            "input_ids": {"dtype": "int64", "shape": ["batch", 128], "range": [0, 30521]},
+            "attention_mask": {"dtype": "int64", "shape": ["batch", 128], "range": [0, 1]},
+        },
+        "dims": {"batch": {"min": 1, "max": 16}},
+        "outputs": {"embedding": {"dtype": "float32", "shape": ["batch", 384]}},
+        "formats": ["onnx", "torchscript"],
+    },
+    _bert_weights,
+)
+
+ALL = (MLP, RESNET18, BERT)

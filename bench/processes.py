@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.bodies import Body
 from bench.errors import ProcessFailed
+from bench.payloads import Body
 
 CONNECTORS = 3
 """How many ports a server opens, one after the other: for inference, management and metrics."""

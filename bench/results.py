@@ -5,7 +5,6 @@ in the unit that its name ends with. `None` is what could not be known: a remote
 """
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -68,7 +67,11 @@ class Stages(Part, frozen=True):
 
 
 class Round(Part, frozen=True):
-    """One load, measured once. `offered` counts requests that were due, `requests` those that were answered with 2xx."""
+    """One load, measured once. `offered` counts requests that were due, `requests` those that were answered with 2xx.
+
+    `client_busy` is the share of a core that the load generator's busiest process used; `machine_busy` that of all cores of the
+    machine that both run on, None where the server is elsewhere.
+    """
 
     seconds: float
     offered: int
@@ -106,6 +109,11 @@ class Case(Part, frozen=True):
     connections: int
     rate_per_s: float | None
     rounds: Sequence[Round]
+
+    @property
+    def load(self) -> tuple[str, str, int, float | None]:
+        """What makes two cases the same."""
+        return self.contender, self.loop, self.connections, self.rate_per_s
 
     @property
     def requests_per_s(self) -> float:
@@ -225,10 +233,9 @@ class Results(Part, frozen=True):
 
 def write(results: Results, path: Path) -> None:
     """Writes results.json whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        file.write(results.model_dump_json(indent=1) + "\n")
-    Path(temporary).replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(results.model_dump_json() + "\n")
+    temporary.replace(path)
 
 
 def read(path: Path) -> Results:

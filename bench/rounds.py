@@ -10,9 +10,9 @@ import numpy as np
 from rich.progress import Progress
 
 from artifact import scaled_error
-from bench.bodies import Body, read_answer
 from bench.errors import WrongAnswer
 from bench.models import MeasuredModel, export_model
+from bench.payloads import Body, first_output
 from bench.processes import Running, started
 from bench.wrk import Load, Outcome, fire
 
@@ -41,7 +41,7 @@ class Endpoint:
         status, headers, content = self.server.post(self.path, self.body)
         if status != 200:
             raise WrongAnswer(f"{self.path} answered {status}, not 200: {content[:500].decode(errors='replace')}")
-        error = scaled_error(read_answer(headers, content), expected.ravel())
+        error = scaled_error(first_output(headers, content), expected.ravel())
         if error > _TOLERANCE:
             raise WrongAnswer(f"{self.path} answers other numbers than the engine: scaled error {error:.1e} > {_TOLERANCE:.0e}")
 

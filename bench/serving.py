@@ -15,13 +15,13 @@ import numpy as np
 import typer
 
 import artifact
-from bench import page
-from bench.bodies import BODIES, predictions_json
+from bench import bound, page
 from bench.command import measured
 from bench.models import MLP, RESNET18, made_up_inputs
 from bench.naive import server_name
 from bench.page import Chart, Goal, Section, Spread
-from bench.processes import run_module, started
+from bench.payloads import BODIES, Inputs, predictions_json
+from bench.processes import started
 from bench.rounds import Bench, Endpoint
 from bench.wrk import Outcome
 from foundation.command import exit_codes
@@ -47,22 +47,21 @@ NAIVE_GOAL = 5.0
 START_GOAL_S = 2.0
 MEMORY_GOAL_MB = 150.0
 
-_ENGINE_SPARE_S = 60
 _MEASURED = ("requests_per_s", "p50_ms", "p99_ms")
 
 
 def against_limit(bench: Bench) -> list[Section]:
     """The MLP, in every kind of body, on our server and on `bench.limit`."""
     directory = bench.export(MLP)
-    name, row, expected = _one_row(directory)
+    row, expected = _one_row(directory)
     with (
         started("bench.limit", str(directory), folder=bench.folder) as limit,
         bench.server(directory.parents[1]) as ours,
     ):
         endpoints = {}
         for title, body in BODIES.items():
-            endpoints[title, "limit"] = Endpoint(limit, LIMIT_PATHS[title], body(name, row))
-            endpoints[title, "ours"] = Endpoint(ours, OUR_PATHS[title].format(MLP.name), body(name, row))
+            endpoints[title, "limit"] = Endpoint(limit, LIMIT_PATHS[title], body(row))
+            endpoints[title, "ours"] = Endpoint(ours, OUR_PATHS[title].format(MLP.name), body(row))
         for endpoint in endpoints.values():
             endpoint.require(expected)
         loads = {
@@ -77,15 +76,12 @@ def against_limit(bench: Bench) -> list[Section]:
 def against_engine(bench: Bench) -> list[Section]:
     """ResNet-18: images per second of our server, and of the engine alone at its best batch size."""
     directory, threads = bench.export(RESNET18), cores()
-    name, row, expected = _one_row(directory)
+    row, expected = _one_row(directory)
     largest = artifact.read_manifest(directory).signature.dims["batch"].max
-    alone = {
-        rows: _engine_alone(directory, rows, threads, bench.duration_s)
-        for rows in bench.track("engine alone, every batch size", range(1, largest + 1))
-    }
-    best = max(alone, key=alone.__getitem__)
+    with bench.step("engine alone, every batch size"):
+        best = bound.measure(directory, bound.Run("onnx", threads), bench.duration_s * largest).best.rows
     with bench.server(directory.parents[1], "--threads", str(threads)) as ours:
-        endpoint = Endpoint(ours, OUR_PATHS["OIP binary"].format(RESNET18.name), BODIES["OIP binary"](name, row))
+        endpoint = Endpoint(ours, OUR_PATHS["OIP binary"].format(RESNET18.name), BODIES["OIP binary"](row))
         endpoint.require(expected)
         cases = {
             "engine alone": partial(_engine_alone, directory, best, threads),
@@ -103,8 +99,8 @@ def against_engine(bench: Bench) -> list[Section]:
 def against_naive(bench: Bench) -> list[Section]:
     """The MLP in JSON, on our server and on `bench.naive`."""
     directory, connections = bench.export(MLP), CONNECTIONS[0]
-    name, row, expected = _one_row(directory)
-    body = predictions_json(name, row)
+    row, expected = _one_row(directory)
+    body = predictions_json(row)
     with (
         started("bench.naive", str(directory / "model.pt"), folder=bench.folder) as naive,
         bench.server(directory.parents[1]) as ours,
@@ -144,13 +140,13 @@ def start(bench: Bench) -> list[Section]:
 def memory(bench: Bench) -> list[Section]:
     """The MLP: what the server's process holds in memory after its first ten thousand requests."""
     directory = bench.export(MLP)
-    name, row, _ = _one_row(directory)
+    row, _ = _one_row(directory)
     with bench.server(directory.parents[1]) as ours:
         before, asked = ours.memory_mb(), 0
         with bench.step("memory"):
             while asked < MEMORY_REQUESTS:
                 for title, body in BODIES.items():
-                    endpoint = Endpoint(ours, OUR_PATHS[title].format(MLP.name), body(name, row))
+                    endpoint = Endpoint(ours, OUR_PATHS[title].format(MLP.name), body(row))
                     asked += bench.fire(endpoint, CONNECTIONS[0], 1).requests
         after = ours.memory_mb()
     return [
@@ -173,18 +169,17 @@ PARTS: Mapping[str, Callable[[Bench], list[Section]]] = {
 """What `--only` names."""
 
 
-def _one_row(directory: Path) -> tuple[str, np.ndarray, np.ndarray]:
-    """The only input's name, one row for it, and what the engine makes of it, called directly."""
+def _one_row(directory: Path) -> tuple[Inputs, np.ndarray]:
+    """One row for the only input, by its name, and what the engine makes of it, called directly."""
     loaded = artifact.load(directory, engine="onnx", threads=1)
     inputs = made_up_inputs(loaded.signature, 1)
-    ((name, row),), (expected,) = inputs.items(), loaded.run(inputs).values()
-    return name, row, expected
+    (expected,) = loaded.run(inputs).values()
+    return inputs, expected
 
 
 def _engine_alone(directory: Path, rows: int, threads: int, duration_s: int) -> float:
     """Rows per second of the engine in a process of its own."""
-    flags = ["--rows", str(rows), "--threads", str(threads), "--duration-s", str(duration_s)]
-    return float(run_module("bench.bound", str(directory), *flags, timeout_s=duration_s + _ENGINE_SPARE_S))
+    return bound.measure(directory, bound.Run("onnx", threads), duration_s, rows=(rows,)).best.rows_per_s
 
 
 def _limit_section(outcomes: Mapping[tuple[str, str, int], list[Outcome]], connections: int) -> Section:

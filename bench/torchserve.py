@@ -6,7 +6,6 @@ and `torchserve` and `torch-model-archiver` in this Python's environment.
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,11 +21,12 @@ import typer
 import artifact
 from artifact import scaled_error
 from bench import ab, page
-from bench.bodies import Body, predictions_json, raw
 from bench.command import measured
 from bench.errors import ProcessFailed, WrongAnswer
 from bench.models import MLP, made_up_inputs
 from bench.page import Chart, Goal, Section, Spread
+from bench.payloads import Body, predictions_json, raw
+from bench.peers.java_server import launched, wait_for_workers
 from bench.processes import Running, free_port, running
 from bench.rounds import Bench, Endpoint
 from bench.wrk import Outcome
@@ -57,9 +57,9 @@ def compare(bench: Bench) -> list[Section]:
     directory = bench.export(MLP)
     loaded = artifact.load(directory, engine="onnx", threads=1)
     inputs = made_up_inputs(loaded.signature, 1)
-    ((name, row),), (expected,) = inputs.items(), loaded.run(inputs).values()
-    bodies = {"JSON": _json(row), "binary": raw(name, row)}
-    native = {"JSON": predictions_json(name, row), "binary": bodies["binary"]}
+    (row,), (expected,) = inputs.values(), loaded.run(inputs).values()
+    bodies = {"JSON": _json(row), "binary": raw(inputs)}
+    native = {"JSON": predictions_json(inputs), "binary": bodies["binary"]}
     with servers(bench, directory) as both:
         endpoints: dict[tuple[str, str, str], Endpoint] = {}
         for kind, body in bodies.items():
@@ -103,25 +103,11 @@ def servers(bench: Bench, directory: Path) -> Iterator[Contenders]:
 
 @contextlib.contextmanager
 def torchserve(config: Path, port: int) -> Iterator[Running]:
-    """The real TorchServe, until the block ends. Its launcher leaves Java running when it ends: that is ended by its own id."""
-    folder = config.parent
-    launch = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--ts-config", str(config)]
-    try:
-        with running(["env", f"TMPDIR={folder}", f"TEMP={folder}", *launch], port, folder / "torchserve.log", "/ping") as found:
-            _wait_for_workers(found)
-            yield found
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            os.kill(int((folder / ".model_server.pid").read_text()), signal.SIGTERM)
-
-
-def _wait_for_workers(found: Running) -> None:
-    """Its ping is Healthy before any model is loaded: the first prediction waits in its queue until there is a worker."""
-    body = _json(np.zeros((1, 784), np.float32))
-    for name in ARCHIVES:
-        status, _, content = found.post(f"/predictions/{name}", body)
-        if status != 200:
-            raise ProcessFailed(f"TorchServe answers {status} for {name}: {content[:500].decode(errors='replace')}")
+    """The real TorchServe with a worker for each archive, until the block ends."""
+    with launched(config, port) as found:
+        for name in ARCHIVES:
+            wait_for_workers(port + 1, name, config.parent)
+        yield found
 
 
 def _config(folder: Path, store: Path, models: str) -> tuple[Path, int]:

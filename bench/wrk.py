@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.bodies import Body
 from bench.errors import FailedLoad, LoadToolMissing
+from bench.payloads import Body
 
 _ANSWER_TIMEOUT_S = 10
 _SPARE_S = 60

@@ -8,8 +8,11 @@ from typing import ClassVar
 
 from foundation.errors import StateserveError
 
-EXPORT_PACKAGES = frozenset({"onnx", "onnx_ir", "onnxscript", "torch", "yaml"})
-"""What the extra [export] installs and a host that only serves lacks."""
+EXTRAS = {
+    "export": frozenset({"onnx", "onnx_ir", "onnxscript", "torch", "yaml"}),
+    "bench": frozenset({"matplotlib", "psutil", "pynvml", "uvicorn"}),
+}
+"""Extra -> what it installs and a host that only serves lacks."""
 
 
 class MissingPackage(StateserveError):
@@ -25,10 +28,11 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
         try:
             yield
         except ModuleNotFoundError as cause:
-            if cause.name not in EXPORT_PACKAGES:
+            extra = next((extra for extra, packages in EXTRAS.items() if cause.name in packages), None)
+            if extra is None:
                 raise
             raise MissingPackage(
-                f"this command needs {cause.name}, which is not installed: pip install 'stateserve[cpu,export]' "
+                f"this command needs {cause.name}, which is not installed: pip install 'stateserve[cpu,{extra}]' "
                 "(a host that only serves does without)"
             ) from cause
     except StateserveError as error:

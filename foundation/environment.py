@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from foundation.storage import canonical_json, sha256_bytes
+
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "safetensors", "stateserve", "torch")
+_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch")
 _ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -22,6 +25,21 @@ def environment() -> dict[str, Any]:
         "packages": _versions(),
         "variables": {name: os.environ[name] for name in _ISA_VARIABLES if name in os.environ},
     }
+
+
+def speed_identity(*, gpus: bool = False) -> dict[str, Any]:
+    """What a measured speed depends on: processor, instruction sets, cores, engines' versions, and with `gpus` the GPUs' names.
+
+    Speeds that were measured where it is equal hold here.
+    """
+    packages = {name: version for name, version in _versions().items() if name in _ENGINE_PACKAGES}
+    found: dict[str, Any] = {"cpu": _cpu_model(), "isa": _cpu_flags(), "cores": cores(), "packages": packages}
+    return {**found, "gpus": _gpu_names()} if gpus else found
+
+
+def short_id(facts: dict[str, Any]) -> str:
+    """Twelve characters that are the same for the same facts, and for no others."""
+    return sha256_bytes(canonical_json(facts))[:12]
 
 
 def cores() -> int:
@@ -52,6 +70,12 @@ def _cpu_flags() -> list[str]:
     match = re.search(r"^flags\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     relevant = re.compile(r"avx|amx|fma|sse4|vnni|bf16")
     return sorted(flag for flag in match.group(1).split() if relevant.search(flag)) if match else []
+
+
+def _gpu_names() -> list[str]:
+    """The names of NVIDIA's GPUs, as its driver tells them; empty where there is none."""
+    pages = [path.read_text() for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    return sorted(match.group(1).strip() for page in pages if (match := re.search(r"^Model:(.+)$", page, re.MULTILINE)))
 
 
 def _cpuinfo() -> str:

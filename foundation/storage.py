@@ -63,6 +63,38 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
     fsync_directory(target.parent)
 
 
+def replace_within(directory: Path, name: str, data: bytes) -> None:
+    """Writes a file of a directory so that at every moment it is whole: as it was, or as it is now.
+
+    Until then it lies in a temporary directory beside this one, so that nobody who looks into this one sees anything else.
+
+    Raises:
+        OSError: the disk is full, or a place cannot be written; the file is as it was.
+    """
+    with _temporary_directory(directory) as temporary:
+        write_file(temporary / name, data)
+        (temporary / name).replace(directory / name)
+    fsync_directory(directory)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[bool]:
+    """Holds a directory's lock, which ends with the process at the latest; False where another process has it.
+
+    Where the file system has no locks (some of NFS), everybody gets one.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = True
+    except OSError as cause:
+        is_ours = not isinstance(cause, BlockingIOError)
+    try:
+        yield is_ours
+    finally:
+        os.close(descriptor)
+
+
 def fsync_directory(path: Path) -> None:
     """Flushes a directory's own entries, so that a rename in it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -113,6 +113,9 @@ def _running(settings: Settings) -> Running:
     async def load(name: str, version: int, directory: Path, model_settings: ModelSettings) -> ServedModel:
         served = await load_model((name, version), directory, model_settings, limits, arrivals.__len__)
         log.info("%s version %s: %s", name, version, served.execution, extra={"model": name, "version": version})
+        if (plan := served.execution.plan).told:
+            level = logging.INFO if plan.follows else logging.WARNING
+            log.log(level, "%s version %s: %s", name, version, plan.told, extra={"model": name, "version": version})
         return served
 
     def told(event: Event) -> None:
@@ -224,8 +227,18 @@ async def model_config(request: Request) -> dict[str, Any]:
         default_timeout_s=settings.default_timeout_s,
         version_policy=str(settings.version_policy),
     )
-    facts = {"content_id": served.artifact.manifest.content_id, "execution": str(execution)}
-    return metadata.model_config(served.name, served.signature, served.artifact.engine.name, batching, facts)
+    engine = served.artifact.engine.name
+    facts = {
+        "content_id": served.artifact.manifest.content_id,
+        "execution": str(execution),
+        "signature": metadata.signature_text(served.signature),
+        "engine": engine,
+        "threads": str(execution.threads),
+        "instances": str(execution.instances),
+        "max_rows": str(execution.max_rows),
+        **({"tuned": execution.plan.told} if execution.plan.told else {}),
+    }
+    return metadata.model_config(served.name, served.signature, engine, batching, facts)
 
 
 async def model_statistics(request: Request) -> dict[str, Any]:

@@ -1,25 +1,26 @@
 """Where a version's calls run, with how many threads and rows: decided when it is loaded, by what its calls take here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import artifact
-from artifact import Artifact, golden
-from artifact.signature import Signature
-from foundation.environment import cores
+from artifact import Artifact, golden, read_manifest
+from artifact.errors import EngineFailed, EngineUnavailable, GoldenMismatch
+from serving.plan import Plan, make_plan, plan_untuned
 from serving.settings import ModelSettings
 from serving.warm_up import LOOP_CALL_S, WarmUp, warm_up
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How a version's calls run, and the measurement that says so."""
+    """How a version's calls run, and the measurement that says so. `max_rows` are joined: on the loop fewer than in the plan."""
 
     on_loop: bool
     threads: int
     instances: int
     max_rows: int
     warm_up: WarmUp
+    plan: Plan
 
     def __str__(self) -> str:
         where = "on the event loop" if self.on_loop else f"in {self.instances} thread(s) of its own"
@@ -41,12 +42,22 @@ def prepare(directory: Path, settings: ModelSettings) -> Prepared:
     Raises:
         StateserveError: a check failed.
     """
-    threads = settings.threads or max(1, cores() // settings.instances)
-    loaded = _proven(directory, settings.engine, threads, settings.instances)
-    most = most_rows(loaded.signature, settings)
+    manifest = read_manifest(directory)
+    plan = make_plan(directory, manifest, settings)
+    try:
+        return _prepared(directory, settings, plan)
+    except (EngineFailed, EngineUnavailable, GoldenMismatch) as cause:
+        if not plan.follows:
+            raise
+        return _prepared(directory, settings, plan_untuned(manifest.signature, settings, f"with it, {cause}"))
+
+
+def _prepared(directory: Path, settings: ModelSettings, plan: Plan) -> Prepared:
+    threads, most = plan.threads, plan.max_rows
+    loaded = _proven(directory, plan.engine, threads, plan.instances)
 
     def in_threads(measured: WarmUp) -> Execution:
-        return Execution(on_loop=False, threads=threads, instances=settings.instances, max_rows=most, warm_up=measured)
+        return Execution(on_loop=False, threads=threads, instances=plan.instances, max_rows=most, warm_up=measured, plan=plan)
 
     if settings.execution == "thread":
         return Prepared(loaded, in_threads(warm_up(loaded, most, 0.0)))
@@ -55,23 +66,17 @@ def prepare(directory: Path, settings: ModelSettings) -> Prepared:
     if on_loop_rows is None and settings.execution == "auto":
         return Prepared(loaded, in_threads(measured))
     if threads > 1 and settings.threads is None:  # so small a call gains nothing by a second thread
-        threads, loaded = 1, _proven(directory, settings.engine, 1, 1)
+        threads, loaded = 1, _proven(directory, plan.engine, 1, 1)
         measured = warm_up(loaded, most, LOOP_CALL_S)
         on_loop_rows = measured.longest_within(LOOP_CALL_S)
     rows = on_loop_rows or min(measured.seconds)
-    return Prepared(loaded, Execution(on_loop=True, threads=threads, instances=1, max_rows=rows, warm_up=measured))
+    if plan.follows:
+        plan = replace(plan, told=f"{plan.told}; so short calls run on the event loop, one at a time with {threads} thread(s)")
+    on_loop = Execution(on_loop=True, threads=threads, instances=1, max_rows=rows, warm_up=measured, plan=plan)
+    return Prepared(loaded, on_loop)
 
 
 def _proven(directory: Path, engine: str, threads: int, calls: int) -> Artifact:
     loaded = artifact.load(directory, engine=engine, threads=threads, calls=calls)
     golden.require(loaded.replay())
     return loaded
-
-
-def most_rows(signature: Signature, settings: ModelSettings) -> int:
-    """Rows of one call at most: what was proven, or less where the settings say so."""
-    if signature.batch_dim is None:
-        return 1
-    dim = signature.dims[signature.batch_dim]
-    most = min(dim.max, settings.max_batch_rows or dim.max)
-    return max(dim.min, most - most % dim.multiple)

@@ -7,8 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifact import tuned
 from artifact.errors import ArtifactError
 from artifact.manifest import check_listing, read_manifest, versions
+from artifact.tuned import Choice, Tuning
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Name, size, inode, and times (ns) of the last change of content and of the inode, for each entry of a folder, by name."""
@@ -52,6 +54,15 @@ def content_id(folder: VersionFolder) -> str | None:
         return read_manifest(folder.path).content_id
     except (ArtifactError, OSError):
         return None
+
+
+def tuned_choice(folder: VersionFolder) -> Choice | None:
+    """What `stateserve tune` chose for this version on this machine; None where there is nothing to follow."""
+    try:
+        found = tuned.follow(folder.path, read_manifest(folder.path))
+    except (ArtifactError, OSError):
+        return None
+    return found.choice if isinstance(found, Tuning) else None
 
 
 def is_whole(folder: VersionFolder) -> bool:

@@ -11,7 +11,7 @@ from artifact import Artifact, manifest
 from artifact.signature import Signature
 from serving.batcher import LONG_CALL_S, Batcher, BatchLimits, Job, OnLoop
 from serving.errors import BadRequest
-from serving.execution import Execution, Prepared, most_rows, prepare
+from serving.execution import Execution, Prepared, prepare
 from serving.instance import Instance, ThreadInstance
 from serving.joined import JoinedEngine
 from serving.metrics import VersionMetrics
@@ -67,8 +67,8 @@ class ServedModel:
 
     @property
     def most_rows(self) -> int:
-        """Rows of one engine call at most, as proven and set; on the event loop fewer may be joined."""
-        return most_rows(self.signature, self.settings)
+        """Rows of one engine call at most, as proven, set and tuned; on the event loop fewer may be joined."""
+        return self.execution.plan.max_rows
 
     @property
     def queued_rows(self) -> int:

@@ -72,17 +72,25 @@ class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=Tru
     """What holds for every model, unless `model_settings` says otherwise for one."""
 
     engine: Literal["auto", "onnx", "torchscript"] = setting(
-        "Models", "auto", "What runs a model; auto: the server's choice among the artifact's formats."
+        "Models", "auto", "What runs a model; auto: what `stateserve tune` found, or the artifact's first format."
     )
     threads: OrNone[Count] = setting(
-        "Models", None, "Threads of one engine call; none: the cores over the instances, and one on the event loop."
+        "Models",
+        None,
+        "Threads of one engine call; none: what `stateserve tune` found, or the cores over the instances; on the event loop 1.",
     )
-    instances: Count = setting("Models", 1, "Calls of one version that run side by side; on the event loop there is one.", le=256)
+    instances: OrNone[Annotated[Count, Field(le=256)]] = setting(
+        "Models",
+        None,
+        "Calls of one version that run side by side; none: what `stateserve tune` found, or 1; on the event loop 1.",
+    )
     version_policy: Policy = setting(
         "Models", VersionPolicy(latest=1), "Which versions are served: latest:N (the N highest), all, or versions:1,3."
     )
     max_batch_rows: OrNone[Count] = setting(
-        "Batching", None, "Rows of one engine call, at most; none: as many as the model's signature allows."
+        "Batching",
+        None,
+        "Rows of one engine call, at most; none: what `stateserve tune` found, or as many as the signature allows.",
     )
     preferred_batch_sizes: Sizes = setting(
         "Batching", (), "Rows that a batch is cut to, where more wait: ascending, as in 4,8,16; none: as many as there are."

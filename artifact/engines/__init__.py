@@ -64,6 +64,13 @@ LOADERS: Mapping[str, Callable[[bytes, Signature, EngineOptions], Engine]] = {
 MODEL_FILES: Mapping[str, str] = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
 """Format -> the file that holds it. TorchServe takes TorchScript under the suffix .pt only."""
 
+INSTALL: Mapping[str, str] = {
+    "onnx": "pip install 'stateserve[cpu]' (or [gpu])",
+    "torchscript": "pip install torch",
+    "pt2": "pip install torch",
+}
+"""Format -> what installs its engine's library."""
+
 
 def load_engine(format_name: str, model: bytes, signature: Signature, options: EngineOptions | None = None) -> Engine:
     """Makes the engine that runs a model file's bytes.
@@ -74,5 +81,6 @@ def load_engine(format_name: str, model: bytes, signature: Signature, options: E
     try:
         return LOADERS[format_name](model, signature, options or EngineOptions())
     except ModuleNotFoundError as cause:
-        install = {"onnx": "pip install 'stateserve[cpu]' (or [gpu])"}.get(format_name, "pip install torch")
-        raise EngineUnavailable(f"engine {format_name} needs {cause.name}, which is not installed: {install}") from cause
+        raise EngineUnavailable(
+            f"engine {format_name} needs {cause.name}, which is not installed: {INSTALL[format_name]}"
+        ) from cause

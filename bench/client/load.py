@@ -43,9 +43,14 @@ class Outcome:
     """What one load measured in its window of `seconds`, the warm-up left out.
 
     `latencies_s` has one number per request answered with 2xx, from the moment it should have been sent (open loop) or was sent
-    (closed loop) to its last byte; `answered_s` says when, from the window's beginning, in the same order. `offered` counts the
-    requests that were due in the window; in an open loop every one of them is waited for, after its end too. `errors` counts the
-    others by kind, such as `status 503` or `timeout`. `client_busy` is the share of a core that the busiest process used.
+    (closed loop) to its last byte; `answered_s` says when, from the window's beginning, in that order. `errors` counts the others
+    by kind, such as `status 503` or `timeout`. `offered` is the sum of both.
+
+    An open loop counts the requests that were due in the window, and waits for every one of them, after its end too: how many a
+    server answers in a second is told by the `answered_s` within `seconds`. A closed loop counts the answers that came in the
+    window, to requests sent in it or before; after its end it waits for what is under way, and counts only what of it fails.
+
+    `client_busy` is the share of a core that the busiest process used in the window.
     """
 
     seconds: float

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.bodies import Body
 from bench.errors import BenchError
+from bench.payloads import Body
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER for 0 s: closing sends RST

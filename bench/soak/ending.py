@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.bodies import oip_binary, read_answer
+from bench.payloads import first_output, oip_binary
 from bench.soak import slow
 from bench.soak.client import Answer, Connection, ConnectionLost, connect, post
 from bench.soak.finding import Faults, Finding, Soak
@@ -113,7 +113,7 @@ class _Ending:
         headers = {"X-Request-Id": request_id}
         self.sent += 1
         if quick:
-            asked = connection.ask(post(f"/v2/models/{_QUICK}/infer", oip_binary(INPUT, x), headers))
+            asked = connection.ask(post(f"/v2/models/{_QUICK}/infer", oip_binary({INPUT: x}), headers))
         else:
             asked = connection.ask(slow.request(serial, self.turns, headers))
         sent_at = time.perf_counter()
@@ -172,4 +172,4 @@ async def _one_round(soak: Soak, number: int) -> _Ending:
 
 
 def _is_doubled(answer: Answer, x: np.ndarray) -> bool:
-    return answer.status == 200 and np.array_equal(read_answer(answer.headers(), answer.content), 2 * x.ravel() + 1)
+    return answer.status == 200 and np.array_equal(first_output(answer.headers(), answer.content), 2 * x.ravel() + 1)

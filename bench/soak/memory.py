@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.bodies import Body, oip_binary
+from bench.payloads import Body, oip_binary
 from bench.soak.client import Answer, ConnectionLost, connect, post
 from bench.soak.finding import Curve, Faults, Finding, Soak, told_by_tenths
 from bench.soak.models import INPUT, PIXELS, files, mlp
@@ -138,7 +138,7 @@ class _Questions:
 
     def __init__(self) -> None:
         x = np.random.default_rng(0).integers(0, 4, (_QUESTIONS, 1, PIXELS)).astype(np.float32)
-        self.requests = [post(f"/v2/models/{NAME}/infer", oip_binary(INPUT, one)) for one in x]
+        self.requests = [post(f"/v2/models/{NAME}/infer", oip_binary({INPUT: one})) for one in x]
         self._without_version = [mlp(0).answer(one) for one in x]
         self._answers: dict[bytes, list[bytes]] = {}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.bodies import BODIES, read_answer
+from bench.payloads import BODIES, first_output
 from bench.soak.client import Answer, ConnectionLost, connect, post
 from bench.soak.finding import Faults, Finding, Soak, told_by_tenths
 from bench.soak.models import COLUMNS, INPUT, SoakModel, doubled, mirrored
@@ -28,7 +28,7 @@ PATHS = {
     "OIP binary": "/v2/models/{}/infer",
     "raw": "/predictions/{}",
 }
-"""Where each kind of body of `bench.bodies` is sent."""
+"""Where each kind of body of `bench.payloads` is sent."""
 
 
 async def mix_up(soak: Soak) -> Finding:
@@ -78,7 +78,7 @@ class _Asking:
         while (serial := next(self.serials)) < self.total:
             (name, model), (kind, body) = choices[generator.integers(len(choices))]
             x = _rows_of(serial, generator)
-            request = post(PATHS[kind].format(name), body(INPUT, x), {"X-Request-Id": f"soak-{serial}"})
+            request = post(PATHS[kind].format(name), body({INPUT: x}), {"X-Request-Id": f"soak-{serial}"})
             self.rows += len(x)
             try:
                 answer = await connection.ask(request)
@@ -111,5 +111,5 @@ def _wrong(answer: Answer, serial: int, model: SoakModel, x: np.ndarray) -> str 
     headers = answer.headers()
     if headers.get("x-request-id") != f"soak-{serial}":
         return f"the answer is that to {headers.get('x-request-id')}"
-    found, expected = read_answer(headers, answer.content), model.answer(x).ravel()
+    found, expected = first_output(headers, answer.content), model.answer(x).ravel()
     return None if np.array_equal(found, expected) else f"{found.tolist()} instead of {expected.tolist()}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bench.bodies import raw
+from bench.payloads import raw
 from bench.soak.client import Answer, post
 from bench.soak.finding import percentile
 from bench.soak.models import INPUT
@@ -26,7 +26,7 @@ def row(serial: int, turns: int) -> np.ndarray:
 
 def request(serial: int, turns: int, headers: Mapping[str, str] = {}) -> bytes:
     """A request for one row, as raw bytes."""
-    return post(f"/predictions/{NAME}", raw(INPUT, row(serial, turns)), headers)
+    return post(f"/predictions/{NAME}", raw({INPUT: row(serial, turns)}), headers)
 
 
 def is_right(answer: Answer, serial: int, turns: int) -> bool:

@@ -13,7 +13,7 @@ import orjson
 
 from artifact import manifest
 from artifact.engines import MODEL_FILES
-from bench.bodies import BODIES, Body, read_answer
+from bench.payloads import BODIES, Body, first_output
 from bench.soak.client import Answer, Connection, ConnectionLost, connect, get, post
 from bench.soak.finding import Faults, Finding, Soak, percentiles_ms, told_by_tenths
 from bench.soak.models import COLUMNS, INPUT, files, shifted
@@ -208,7 +208,7 @@ class _Swapping:
         x[:, 1] = TURNS[model]
         oldest = seen.newest
         self.asked += 1
-        answer = await connection.ask(post(PATHS[kind].format(model), body(INPUT, x)))
+        answer = await connection.ask(post(PATHS[kind].format(model), body({INPUT: x})))
         version = _version(answer)
         wrong = _wrong(answer, version, oldest, seen.good, x)
         if wrong is not None:
@@ -287,5 +287,5 @@ def _wrong(answer: Answer, version: int, oldest: int, good: set[int], x: np.ndar
         return f"version {version} answered, which is a bad one"
     if version < oldest:
         return f"version {version} answered after version {oldest} did, or was loaded"
-    found, expected = read_answer(answer.headers(), answer.content), x.ravel() + version
+    found, expected = first_output(answer.headers(), answer.content), x.ravel() + version
     return None if np.array_equal(found, expected) else f"version {version} answered {found.tolist()} to {x.tolist()}"

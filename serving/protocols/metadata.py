@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from artifact.engines import MODEL_FILES
 from artifact.manifest import Manifest
 from artifact.signature import Signature, TensorSpec
@@ -106,6 +108,11 @@ def model_config(
     if batch_dim is not None:
         config["dynamic_batching"] = _dynamic_batching(batching)
     return config
+
+
+def signature_text(signature: Signature) -> str:
+    """The whole signature for programs, which `model_metadata` tells people only: JSON, as the manifest has it."""
+    return orjson.dumps(signature.to_json()).decode()
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import pytest
 import artifact
 import model_defs
 from bench import naive, page
-from bench.bodies import BODIES, Body, read_answer
 from bench.errors import FailedLoad, LoadToolMissing, ProcessFailed
-from bench.models import MLP, RESNET18, made_up_inputs
+from bench.models import ALL, made_up_inputs
 from bench.page import Chart, Goal, Section, Spread
+from bench.payloads import BODIES, Body, first_output
 from bench.processes import run_module, started
 from bench.rounds import Endpoint
 from bench.serving import LIMIT_PATHS, OUR_PATHS
@@ -94,7 +94,7 @@ def test_wrk_is_asked_for(monkeypatch):
 def test_the_four_bodies_hold_the_same_numbers():
     """JSON loses no bit of a float32; a header's length is the place where the bytes begin."""
     array = np.array([[0.1, -1e-8, 3.4e38]], np.float32)
-    bodies = {title: write("x", array) for title, write in BODIES.items()}
+    bodies = {title: write({"x": array}) for title, write in BODIES.items()}
     tensor = json.loads(bodies["OIP JSON"].content)["inputs"][0]
     nested = json.loads(bodies["predictions JSON"].content)["inputs"]["x"]
     length = int(bodies["OIP binary"].headers["Inference-Header-Content-Length"])
@@ -109,7 +109,7 @@ def test_the_four_bodies_hold_the_same_numbers():
 @pytest.mark.parametrize("title", BODIES)
 def test_the_limit_answers_the_engines_numbers(limit, row, title):
     """What is measured as the limit computes what the engine does, in the form that was asked for."""
-    endpoint = Endpoint(limit, LIMIT_PATHS[title], BODIES[title]("x", row[0]))
+    endpoint = Endpoint(limit, LIMIT_PATHS[title], BODIES[title]({"x": row[0]}))
 
     endpoint.require(row[1])
     headers = limit.post(endpoint.path, endpoint.body)[1]
@@ -120,7 +120,7 @@ def test_the_limit_answers_the_engines_numbers(limit, row, title):
 @pytest.mark.parametrize("title", BODIES)
 def test_our_server_answers_the_engines_numbers(ours, row, title):
     """Our server takes the very bodies that the limit takes, and answers in the same form."""
-    endpoint = Endpoint(ours, OUR_PATHS[title].format("mlp"), BODIES[title]("x", row[0]))
+    endpoint = Endpoint(ours, OUR_PATHS[title].format("mlp"), BODIES[title]({"x": row[0]}))
 
     endpoint.require(row[1])
     headers = ours.post(endpoint.path, endpoint.body)[1]
@@ -131,7 +131,7 @@ def test_our_server_answers_the_engines_numbers(ours, row, title):
 def test_naive_answers_the_engines_numbers(mlp_artifact, row, tmp_path):
     """What is written first is slow, not wrong."""
     with started("bench.naive", str(mlp_artifact / "model.pt"), folder=tmp_path) as running:
-        Endpoint(running, "/predict", BODIES["predictions JSON"]("x", row[0])).require(row[1])
+        Endpoint(running, "/predict", BODIES["predictions JSON"]({"x": row[0]})).require(row[1])
         assert running.has_library("libtorch")
         assert running.memory_mb() > 50
     assert naive.server_name() in {"uvicorn", "granian"}
@@ -143,7 +143,7 @@ def test_wrk_sends_the_body_and_its_headers(limit, row, tmp_path, stamped):
     """A load of one second brings answers; the binary extension's header arrives, or the limit would fail."""
     url = f"http://127.0.0.1:{limit.port}{LIMIT_PATHS['OIP binary']}"
 
-    assert fire(Load(url, BODIES["OIP binary"]("x", row[0]), 2, 1, stamped), tmp_path).requests > 0
+    assert fire(Load(url, BODIES["OIP binary"]({"x": row[0]}), 2, 1, stamped), tmp_path).requests > 0
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
@@ -153,7 +153,7 @@ def test_wrk_sees_refusals(limit, tmp_path):
         fire(Load(f"http://127.0.0.1:{limit.port}/nowhere", Body(b"", {}), 1, 1), tmp_path)
 
 
-@pytest.mark.parametrize("model", [MLP, RESNET18], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", ALL, ids=lambda model: model.name)
 def test_made_up_weights_fit_the_model(model):
     """They have the keys and the shapes of the architecture that the YAML names, so the export takes them."""
     wanted = model_defs.build(model.config["model"]["name"], model.config["model"]["params"]).state_dict()
@@ -197,4 +197,4 @@ def test_an_answer_is_read_by_its_own_form():
     headers = {"content-type": "application/json"}
 
     for outputs in ([{"name": "y", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}], {"y": [[1, 2]]}):
-        assert read_answer(headers, json.dumps({"outputs": outputs}).encode()).tolist() == [1, 2]
+        assert first_output(headers, json.dumps({"outputs": outputs}).encode()).tolist() == [1, 2]

@@ -40,6 +40,31 @@ def test_no_path_no_host_no_user(monkeypatch):
         assert not re.search(rf"\b{re.escape(name)}\b", text), name
 
 
+def test_what_a_speed_depends_on(monkeypatch):
+    """Processor, instruction sets, cores and engines' versions; GPUs where they are asked for; one short word for all of it."""
+    found = facts.speed_identity()
+
+    assert list(found) == ["cpu", "isa", "cores", "packages"]
+    assert found["packages"]["onnxruntime"] == __import__("onnxruntime").__version__
+    assert "numpy" not in found["packages"]
+    assert isinstance(facts.speed_identity(gpus=True)["gpus"], list)
+    assert re.fullmatch("[0-9a-f]{12}", facts.short_id(found))
+    assert facts.short_id(found) == facts.short_id(dict(reversed(found.items())))
+    monkeypatch.setattr(facts, "cores", lambda: found["cores"] + 1)
+    assert facts.short_id(facts.speed_identity()) != facts.short_id(found)
+
+
+def test_the_names_of_gpus(monkeypatch, tmp_path):
+    """They are the driver's own, whatever their order."""
+    for bus, name in (("1", "NVIDIA H200"), ("0", "NVIDIA L4")):
+        (tmp_path / bus).mkdir()
+        (tmp_path / bus / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 9\n")
+    real = Path
+    monkeypatch.setattr(facts, "Path", lambda where: tmp_path if where == "/proc/driver/nvidia/gpus" else real(where))
+
+    assert facts.speed_identity(gpus=True)["gpus"] == ["NVIDIA H200", "NVIDIA L4"]
+
+
 def test_cores_are_those_of_the_affinity():
     """A process that is bound to one core says one."""
     code = (

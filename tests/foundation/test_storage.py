@@ -241,6 +241,34 @@ def test_canonical_json():
     assert storage.canonical_json(value) == '{"a":{"é":"\u2028","ü":"größe"},"b":[1,2.5,null,true]}'.encode()
 
 
+def test_a_file_of_a_directory_is_replaced_whole(tmp_path):
+    """What another process sees of a directory is the file before or the file after, and no other; the rest stays as it was."""
+    target = tmp_path / "it"
+    storage.write_directory(target, FILES)
+    for data in (b"one", b"two"):
+        storage.replace_within(target, "facts.json", data)
+        assert content(target) == {**FILES, "facts.json": data}
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_replacement_that_fails_leaves_the_file(tmp_path):
+    """A name that cannot be replaced is as it was, and nothing is left behind."""
+    (tmp_path / "it" / "taken" / "inner").mkdir(parents=True)
+    with pytest.raises(OSError, match="Is a directory"):
+        storage.replace_within(tmp_path / "it", "taken", b"new")
+
+    assert (tmp_path / "it" / "taken" / "inner").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+
+
+def test_a_directory_is_locked_once(tmp_path):
+    """Who comes second is told; afterwards it is free again."""
+    with storage.locked(tmp_path) as first, storage.locked(tmp_path) as second:
+        assert (first, second) == (True, False)
+    with storage.locked(tmp_path) as third:
+        assert third
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_numbers_that_json_has_no_words_for(number):
     """NaN and infinities are refused."""

@@ -1,6 +1,7 @@
 """What the server and its models say of themselves is what Triton's clients read."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -14,6 +15,7 @@ from serving.protocols.metadata import (
     model_metadata,
     model_properties,
     server_metadata,
+    signature_text,
 )
 
 IMAGES = Signature(
@@ -70,6 +72,12 @@ def test_model_properties():
         "labels.logits": "labels.txt",
         "version_label.stable": "3",
     }
+
+
+@pytest.mark.parametrize("signature", [IMAGES, COUNTING])
+def test_signature_text(signature):
+    """Programs read the whole signature out of it: ranges, and the sizes that a named dimension may have."""
+    assert Signature.from_json(json.loads(signature_text(signature))) == signature
 
 
 def test_model_config():

@@ -61,7 +61,7 @@ def test_defaults():
     assert {name: getattr(read.settings, name) for name in Settings.model_fields if group(name) != "TorchServe"} == {
         "engine": "auto",
         "threads": None,
-        "instances": 1,
+        "instances": None,
         "version_policy": LATEST,
         "max_batch_rows": None,
         "preferred_batch_sizes": (),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from bench.bodies import Body
+from bench.payloads import Body
 from bench.soak.client import Answer, Connection, ConnectionLost, connect, post
 from bench.soak.finding import Faults
 from bench.soak.workers.served import NAME

@@ -99,7 +99,7 @@ def _members(directory: Path, made: Package) -> Iterator[tuple[str, bytes | Path
     yield "MAR-INF/MANIFEST.json", _manifest(made)
     yield HANDLER, run_path.renamed(Path(handler.__file__).read_text(encoding="utf-8")).encode()
     yield handler.RUN_PATH, _run_path()
-    yield from ((f"{ARTIFACT}/{path.name}", path) for path in sorted(directory.iterdir()))
+    yield from ((f"{ARTIFACT}/{path.name}", path) for path in sorted(directory.iterdir()) if path.name != manifest.BENCH)
 
 
 def _manifest(made: Package) -> bytes:

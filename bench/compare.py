@@ -1,0 +1,270 @@
+"""Two load tests side by side: what changed, what of it is worse than it may be, and whether they can be compared at all.
+
+A number changed if its medians differ by more than the tolerance; whether the change lies within what the rounds differ by anyway is
+said beside it, and does not excuse it. What counts as worse is ours only: a peer that changed, too, tells that it was the machine.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench.page import Spread
+from bench.report.findings import best, failures, latency_spread, load_name, order, share_of_bound, spread
+from bench.report.units import moment, percent, rounded
+from bench.results import OURS, Case, Results
+
+Verdict = Literal["worse", "better", "same"]
+
+_LATENCIES = ("p50", "p99")
+_MACHINE = ("cpu", "cores", "isa", "system", "gpus")
+"""What makes two machines two. Versions of packages are told apart from it: a new version may be what is tested."""
+_SAME_RATE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One number in both tests: medians, and what the rounds were from and to (equal to the median where there are none).
+
+    `unit` is that of the number: `requests/s`, `p99 ms`, `failed`, `served / bound`. None: it could not be measured.
+    """
+
+    contender: str
+    load: str
+    unit: str
+    old: Spread | None
+    new: Spread | None
+    more_is_better: bool
+    verdict: Verdict
+
+    @property
+    def change(self) -> float | None:
+        """The medians' difference as a share of the old one; None where there is no such share."""
+        if self.old is None or self.new is None or not self.old.median:
+            return None
+        return self.new.median / self.old.median - 1
+
+    @property
+    def noise(self) -> float | None:
+        """From the least round to the most, as a share of the median, the larger of both tests; None without rounds to compare."""
+        shares = [(one.high - one.low) / one.median for one in (self.old, self.new) if one is not None and one.median]
+        return max(shares, default=0.0) or None
+
+    @property
+    def within_rounds(self) -> bool:
+        """Whether a round of one test could as well have been one of the other: their ranges meet."""
+        if self.old is None or self.new is None:
+            return False
+        return self.old.low <= self.new.high and self.new.low <= self.old.high
+
+    @property
+    def counts(self) -> bool:
+        """Whether it makes the comparison fail."""
+        return self.verdict == "worse" and self.contender == OURS
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What changed. `different` is why the two may not be comparable, `unmatched` what only one of them has."""
+
+    tolerance: float
+    old_made_at: str
+    new_made_at: str
+    different: Sequence[str]
+    changes: Sequence[Change]
+    unmatched: Sequence[str]
+
+    @property
+    def beyond(self) -> list[Change]:
+        """What got worse beyond the tolerance."""
+        return [one for one in self.changes if one.counts]
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        ours = [one for one in self.changes if one.contender == OURS]
+        counts = {kind: sum(one.verdict == kind for one in ours) for kind in ("worse", "better", "same")}
+        if not ours:
+            return "Nothing can be compared: no load of ours is in both tests."
+        allowed = percent(self.tolerance)
+        return f"Of {len(ours)} numbers of ours, {counts['worse']} worse and {counts['better']} better by more than {allowed}; {counts['same']} within it."
+
+    @property
+    def lines(self) -> list[str]:
+        """For a terminal of 100 columns: what may not be comparable, every number of ours, what changed of the others."""
+        told = [one for one in self.changes if one.contender == OURS or one.verdict != "same"]
+        return [
+            f"Compared with the test of {moment(self.old_made_at)}:",
+            *(f"!! {reason}" for reason in self.different),
+            *_table(told),
+            *(f"Not compared: {name}" for name in self.unmatched),
+            self.summary,
+        ]
+
+
+def compare(old: Results, new: Results, tolerance: float) -> Comparison:
+    """What changed from `old` to `new`; `tolerance` is a share, 0.1 for 10 %."""
+    pairs = _pairs(old, new)
+    changes = [change for one, two in pairs for change in _of_a_case(one, two, tolerance)]
+    changes += [*_of_the_bound(old, new, tolerance), *_of_the_target(old, new, tolerance)]
+    unmatched = [*_unmatched(old, new, pairs), *_targets_unmatched(old, new)]
+    return Comparison(tolerance, old.made_at, new.made_at, list(_different(old, new)), changes, unmatched)
+
+
+def _pairs(old: Results, new: Results) -> list[tuple[Case, Case]]:
+    """The same load on the same contender; rates may differ by half a per cent."""
+    found = []
+    for contender in order(new):
+        mine = [case for case in old.cases if case.contender == contender]
+        for case in [*new.closed(contender), *new.open(contender)]:
+            same = next((one for one in mine if _same_load(one, case)), None)
+            if same is not None:
+                found.append((same, case))
+    return found
+
+
+def _same_load(one: Case, two: Case) -> bool:
+    if one.load[:3] != two.load[:3] or one.rate_per_s is None or two.rate_per_s is None:
+        return one.load == two.load
+    return abs(one.rate_per_s - two.rate_per_s) <= _SAME_RATE * one.rate_per_s
+
+
+def _of_a_case(old: Case, new: Case, tolerance: float) -> Iterator[Change]:
+    name = (new.contender, load_name(new))
+    yield _judged(*name, "requests/s", spread(old), spread(new), tolerance, more_is_better=True)
+    for which in _LATENCIES:
+        before, after = latency_spread(old, which), latency_spread(new, which)
+        if before is not None or after is not None:
+            yield _judged(*name, f"{which} ms", before, after, tolerance, more_is_better=False)
+    before, after = failures([old]), failures([new])
+    if before.count or after.count:
+        yield _judged(*name, "failed", Spread.of([before.share]), Spread.of([after.share]), tolerance, more_is_better=False)
+
+
+def _of_the_bound(old: Results, new: Results, tolerance: float) -> Iterator[Change]:
+    before, after = _share(old), _share(new)
+    if before is not None and after is not None:
+        yield _judged(OURS, "at its best", "served / bound", Spread.of([before]), Spread.of([after]), tolerance, more_is_better=True)
+
+
+def _share(results: Results) -> float | None:
+    most = best(results)
+    return None if most is None else share_of_bound(results, most)
+
+
+def _of_the_target(old: Results, new: Results, tolerance: float) -> Iterator[Change]:
+    if old.slo is None or new.slo is None or old.slo.target != new.slo.target:
+        return
+    before, after = (None if one is None else Spread.of([one]) for one in (old.slo.highest_per_s, new.slo.highest_per_s))
+    if before is not None or after is not None:
+        yield _judged(OURS, new.slo.target, "requests/s", before, after, tolerance, more_is_better=True)
+
+
+def _judged(
+    contender: str, load: str, unit: str, old: Spread | None, new: Spread | None, tolerance: float, *, more_is_better: bool
+) -> Change:
+    """A number that is gone is worse, one that is new is better; from nothing, any number is a change."""
+    if old is None or new is None:
+        verdict: Verdict = "worse" if new is None else "better"
+    else:
+        grown = new.median - old.median if more_is_better else old.median - new.median
+        verdict = "same" if abs(grown) <= tolerance * abs(old.median) else "better" if grown > 0 else "worse"
+    return Change(contender, load, unit, old, new, more_is_better, verdict)
+
+
+def _different(old: Results, new: Results) -> Iterator[str]:
+    for name in _MACHINE:
+        before, after = old.machine.get(name), new.machine.get(name)
+        if before != after:
+            yield f"another machine: {name} was {_word(before)}, is {_word(after)}"
+    for what, before, after in _asked(old, new):
+        if before != after:
+            yield f"another {what}: it was {_word(before)}, is {_word(after)}"
+    for name, before, after in _versions(old.machine, new.machine):
+        yield f"another version: {name} was {before}, is {after}"
+    for which, one in (("old", old), ("new", new)):
+        if not one.complete:
+            yield f"the {which} test is incomplete: {one.stopped_by or 'it was stopped'}"
+
+
+def _asked(old: Results, new: Results) -> Iterator[tuple[str, Any, Any]]:
+    yield "model", old.model.name, new.model.name
+    yield "model content", old.model.facts.get("content_id"), new.model.facts.get("content_id")
+    yield "engine", old.model.facts.get("engine"), new.model.facts.get("engine")
+    yield "protocol", old.payload.protocol, new.payload.protocol
+    yield "payload", _payload(old), _payload(new)
+
+
+def _payload(results: Results) -> str:
+    return f"{rounded(results.payload.rows)} rows, {rounded(results.payload.body_bytes)} bytes"
+
+
+def _versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    before, after = ({"python": one.get("python"), **(one.get("packages") or {})} for one in (old, new))
+    for name in sorted({*before, *after}):
+        if before.get(name) != after.get(name):
+            yield name, _word(before.get(name)), _word(after.get(name))
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "not known"
+    return ", ".join(str(one) for one in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _unmatched(old: Results, new: Results, pairs: Sequence[tuple[Case, Case]]) -> Iterator[str]:
+    """One line per contender and loop: a sweep has other rates every time."""
+    matched = ({one.load for one, _ in pairs}, {two.load for _, two in pairs})
+    for which, results, known in zip(("old", "new"), (old, new), matched, strict=True):
+        for contender in order(results):
+            for loop, cases in (("closed", results.closed(contender)), ("open", results.open(contender))):
+                left = [load_name(case) for case in cases if case.load not in known]
+                if left:
+                    yield f"{contender}, {loop} loop, {', '.join(left)}: in the {which} test only"
+
+
+def _targets_unmatched(old: Results, new: Results) -> Iterator[str]:
+    before, after = (None if one.slo is None else one.slo.target for one in (old, new))
+    if before != after:
+        yield f"the target: it was {before or 'none'}, is {after or 'none'}"
+
+
+def _table(changes: Sequence[Change]) -> list[str]:
+    rows = [("", "", "was", "is", "change", "rounds", "")]
+    rows += [cells(one) for one in changes]
+    if len(rows) == 1:
+        return []
+    widths = [max(len(row[place]) for row in rows) for place in range(7)]
+    lines = []
+    for row in rows:
+        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[2:6], widths[2:6], strict=True)]
+        lines.append("  ".join([*left, *right, row[6]]).rstrip())
+    return lines
+
+
+def cells(one: Change) -> tuple[str, str, str, str, str, str, str]:
+    """As it stands in a table: load, unit, before, after, change, what the rounds differ by, what is to be said."""
+    change, noise = one.change, one.noise
+    return (
+        one.load if one.contender == OURS else f"{one.contender}, {one.load}",
+        one.unit,
+        _value(one, one.old),
+        _value(one, one.new),
+        "" if change is None else f"{change:+.1%}".replace("%", " %"),
+        "" if noise is None else f"± {percent(noise / 2)}",
+        said(one),
+    )
+
+
+def _value(one: Change, found: Spread | None) -> str:
+    if found is None:
+        return "none"
+    return percent(found.median) if one.unit in {"failed", "served / bound"} else rounded(found.median)
+
+
+def said(one: Change) -> str:
+    """What is to be said of it: nothing where it is the same."""
+    if one.verdict == "same":
+        return ""
+    within = ", within the rounds" if one.within_rounds and one.noise else ""
+    return f"{one.verdict.upper() if one.counts else one.verdict}{within}"

@@ -1,0 +1,1 @@
+"""An artifact behind plain FastAPI, as a good engineer writes it first."""

@@ -1,0 +1,26 @@
+"""What a load test leaves beside results.json: report.html to look at, results.csv to work with.
+
+`write` is all that others use. A file of `sections/` makes one part of the page, `canvas.py` its pictures, `verdict.py` its first words.
+matplotlib is imported when a report is written, not before.
+"""
+
+from pathlib import Path
+
+from bench.results import Results
+
+TOLERANCE = 0.1
+"""What a comparison on the page calls a change, where nothing else is asked for: 10 %."""
+
+
+def write(results: Results, out: Path, previous: Results | None = None, tolerance: float = TOLERANCE) -> None:
+    """Writes report.html and results.csv into a folder that is there; with `previous`, the page begins with what changed.
+
+    The same results give the same bytes. Works with results of a test that was stopped, and with none measured.
+    """
+    from bench import compare
+    from bench.report.page import page
+    from bench.report.rows import to_csv
+
+    comparison = None if previous is None else compare.compare(previous, results, tolerance)
+    (out / "report.html").write_text(page(results, comparison), encoding="utf-8")
+    (out / "results.csv").write_text(to_csv(results), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The page's sections, one per file, each from the results alone."""
