@@ -1,21 +1,24 @@
 """Two load tests side by side: what changed, what of it is worse than it may be, and whether they can be compared at all.
 
-A number changed if its medians differ by more than the tolerance; whether the change lies within what the rounds differ by anyway is
-said beside it, and does not excuse it. What counts as worse is ours only: a peer that changed, too, tells that it was the machine.
+A number changed if its medians differ by more than the tolerance; whether that lies within what the rounds differ by anyway is
+said beside it, and does not excuse it. Only ours can count as worse: a peer that changed, too, tells that it was the machine.
 """
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.page import Spread
 from bench.report.findings import best, failures, latency_spread, load_name, order, share_of_bound, spread
-from bench.report.units import moment, percent, rounded
+from bench.report.units import counted, moment, percent, rounded, times
 from bench.results import OURS, Case, Results
 
 Verdict = Literal["worse", "better", "same"]
 
 _LATENCIES = ("p50", "p99")
+_MORE_IS_BETTER = {"requests/s", "served / bound"}
+_COLUMNS = 100
 _MACHINE = ("cpu", "cores", "isa", "system", "gpus")
 """What makes two machines two. Versions of packages are told apart from it: a new version may be what is tested."""
 _SAME_RATE = 0.005
@@ -33,8 +36,17 @@ class Change:
     unit: str
     old: Spread | None
     new: Spread | None
-    more_is_better: bool
-    verdict: Verdict
+    tolerance: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """A number that is gone is worse, one that is new is better; from nothing, any number is a change."""
+        if self.old is None or self.new is None:
+            return "worse" if self.new is None else "better"
+        grown = self.new.median - self.old.median
+        if abs(grown) <= self.tolerance * abs(self.old.median):
+            return "same"
+        return "better" if (grown > 0) == (self.unit in _MORE_IS_BETTER) else "worse"
 
     @property
     def change(self) -> float | None:
@@ -45,7 +57,7 @@ class Change:
 
     @property
     def noise(self) -> float | None:
-        """From the least round to the most, as a share of the median, the larger of both tests; None without rounds to compare."""
+        """From the least round to the most, as a share of the median, of both tests the larger; None where none differ."""
         shares = [(one.high - one.low) / one.median for one in (self.old, self.new) if one is not None and one.median]
         return max(shares, default=0.0) or None
 
@@ -86,17 +98,22 @@ class Comparison:
         if not ours:
             return "Nothing can be compared: no load of ours is in both tests."
         allowed = percent(self.tolerance)
-        return f"Of {len(ours)} numbers of ours, {counts['worse']} worse and {counts['better']} better by more than {allowed}; {counts['same']} within it."
+        told = f"{counts['worse']} worse and {counts['better']} better by more than {allowed}; {counts['same']} within it"
+        return f"Of {counted(len(ours), 'number')} of ours, {told}."
+
+    @property
+    def told(self) -> list[Change]:
+        """Every number of ours, and what changed of the others."""
+        return [one for one in self.changes if one.contender == OURS or one.verdict != "same"]
 
     @property
     def lines(self) -> list[str]:
         """For a terminal of 100 columns: what may not be comparable, every number of ours, what changed of the others."""
-        told = [one for one in self.changes if one.contender == OURS or one.verdict != "same"]
         return [
             f"Compared with the test of {moment(self.old_made_at)}:",
-            *(f"!! {reason}" for reason in self.different),
-            *_table(told),
-            *(f"Not compared: {name}" for name in self.unmatched),
+            *(line for reason in self.different for line in _wrapped(f"!! {reason}")),
+            *_table(self.told),
+            *(line for name in self.unmatched for line in _wrapped(f"Not compared: {name}")),
             self.summary,
         ]
 
@@ -129,21 +146,23 @@ def _same_load(one: Case, two: Case) -> bool:
 
 
 def _of_a_case(old: Case, new: Case, tolerance: float) -> Iterator[Change]:
+    """In an open loop the throughput is what was asked for: only latency and failures are the server's."""
     name = (new.contender, load_name(new))
-    yield _judged(*name, "requests/s", spread(old), spread(new), tolerance, more_is_better=True)
+    if new.loop == "closed":
+        yield Change(*name, "requests/s", spread(old), spread(new), tolerance)
     for which in _LATENCIES:
         before, after = latency_spread(old, which), latency_spread(new, which)
         if before is not None or after is not None:
-            yield _judged(*name, f"{which} ms", before, after, tolerance, more_is_better=False)
+            yield Change(*name, f"{which} ms", before, after, tolerance)
     before, after = failures([old]), failures([new])
     if before.count or after.count:
-        yield _judged(*name, "failed", Spread.of([before.share]), Spread.of([after.share]), tolerance, more_is_better=False)
+        yield Change(*name, "failed", Spread.of([before.share]), Spread.of([after.share]), tolerance)
 
 
 def _of_the_bound(old: Results, new: Results, tolerance: float) -> Iterator[Change]:
     before, after = _share(old), _share(new)
     if before is not None and after is not None:
-        yield _judged(OURS, "at its best", "served / bound", Spread.of([before]), Spread.of([after]), tolerance, more_is_better=True)
+        yield Change(OURS, "at its best", "served / bound", Spread.of([before]), Spread.of([after]), tolerance)
 
 
 def _share(results: Results) -> float | None:
@@ -156,29 +175,17 @@ def _of_the_target(old: Results, new: Results, tolerance: float) -> Iterator[Cha
         return
     before, after = (None if one is None else Spread.of([one]) for one in (old.slo.highest_per_s, new.slo.highest_per_s))
     if before is not None or after is not None:
-        yield _judged(OURS, new.slo.target, "requests/s", before, after, tolerance, more_is_better=True)
-
-
-def _judged(
-    contender: str, load: str, unit: str, old: Spread | None, new: Spread | None, tolerance: float, *, more_is_better: bool
-) -> Change:
-    """A number that is gone is worse, one that is new is better; from nothing, any number is a change."""
-    if old is None or new is None:
-        verdict: Verdict = "worse" if new is None else "better"
-    else:
-        grown = new.median - old.median if more_is_better else old.median - new.median
-        verdict = "same" if abs(grown) <= tolerance * abs(old.median) else "better" if grown > 0 else "worse"
-    return Change(contender, load, unit, old, new, more_is_better, verdict)
+        yield Change(OURS, new.slo.target, "requests/s", before, after, tolerance)
 
 
 def _different(old: Results, new: Results) -> Iterator[str]:
     for name in _MACHINE:
         before, after = old.machine.get(name), new.machine.get(name)
         if before != after:
-            yield f"another machine: {name} was {_word(before)}, is {_word(after)}"
+            yield f"another machine: {name} {_was_is(before, after)}"
     for what, before, after in _asked(old, new):
         if before != after:
-            yield f"another {what}: it was {_word(before)}, is {_word(after)}"
+            yield f"another {what}: it {_was_is(before, after)}"
     for name, before, after in _versions(old.machine, new.machine):
         yield f"another version: {name} was {before}, is {after}"
     for which, one in (("old", old), ("new", new)):
@@ -205,6 +212,14 @@ def _versions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[
             yield name, _word(before.get(name)), _word(after.get(name))
 
 
+def _was_is(before: Any, after: Any) -> str:
+    """`was 2, is 4`; of two lists what only one of them has."""
+    if not (isinstance(before, list | tuple) and isinstance(after, list | tuple)):
+        return f"was {_word(before)}, is {_word(after)}"
+    gone, come = ([one for one in left if one not in right] for left, right in ((before, after), (after, before)))
+    return "; ".join(f"{word} {_word(one)}" for word, one in (("lost", gone), ("gained", come)) if one)
+
+
 def _word(value: Any) -> str:
     if value is None:
         return "not known"
@@ -226,6 +241,10 @@ def _targets_unmatched(old: Results, new: Results) -> Iterator[str]:
     before, after = (None if one.slo is None else one.slo.target for one in (old, new))
     if before != after:
         yield f"the target: it was {before or 'none'}, is {after or 'none'}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _COLUMNS, subsequent_indent="   ")
 
 
 def _table(changes: Sequence[Change]) -> list[str]:
@@ -250,8 +269,8 @@ def cells(one: Change) -> tuple[str, str, str, str, str, str, str]:
         one.unit,
         _value(one, one.old),
         _value(one, one.new),
-        "" if change is None else f"{change:+.1%}".replace("%", " %"),
-        "" if noise is None else f"± {percent(noise / 2)}",
+        "" if change is None else times(1 + change),
+        "" if noise is None else f"± {50 * noise:.1f} %",
         said(one),
     )
 

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from bench import bound, generator, inputs, payloads, peers, search, target
 from bench.client.load import Load, Outcome
 from bench.contenders import Asked, artifact_of, beside, our_server, ours, require_answers
@@ -26,8 +28,8 @@ from foundation.errors import StateserveError
 
 DIFFERENT = 8
 """How many different bodies take turns, so that no cache can answer."""
-BOUND_S = 10.0
-"""Seconds for the engine alone, all its batch sizes together."""
+BOUND_LOADS = 2
+"""The engine alone gets as long as so many loads, for all its batch sizes together."""
 
 _LONGER_WARM_UP = 4
 _MACHINE_BUSY_BEFORE = 0.1
@@ -113,7 +115,7 @@ def _begun(options: Options, found: Target, asked: Sequence[Asked]) -> Results:
     notes = list(found.notes)
     busy = machine.load_before()
     if busy > _MACHINE_BUSY_BEFORE:
-        notes.append(f"The machine was not quiet before the test: {busy:.0%} of its cores were busy.")
+        notes.append(f"The machine was not quiet before the test: {busy * 100:.0f} % of its cores were busy.")
     return Results(
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=options.command,
@@ -169,7 +171,7 @@ class LoadTest:
             return
         self._shown.step("the engine alone, every batch size")
         run = bound.Run.of(self._record.results.model.facts)
-        self._record.change(bound=bound.measure(self._options.bound, run, BOUND_S, self._point))
+        self._record.change(bound=bound.measure(self._options.bound, run, BOUND_LOADS * self._options.duration_s, self._point))
 
     def _point(self, point: BoundPoint) -> None:
         self._shown.step(f"the engine alone: {point.rows} rows, {point.rows_per_s:,.0f} rows/s")
@@ -260,7 +262,9 @@ def _require_answers(one: Asked, outcome: Outcome) -> None:
     """Raises ServerGone where a whole load got no answer at all, not even a refusal with a status."""
     if outcome.offered and not any(kind.startswith("status") for kind in outcome.errors) and not len(outcome.latencies_s):
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.errors.items())
-        raise ServerGone(f"{one.host}:{one.port} answered none of {outcome.offered:,} requests: {kinds}; look into its log", outcome)
+        raise ServerGone(
+            f"{one.host}:{one.port} answered none of {outcome.offered:,} requests: {kinds}; look into its log", outcome
+        )
 
 
 class _Watched:
@@ -284,6 +288,7 @@ def to_round(outcome: Outcome, seen: Observation) -> Round:
         seconds=outcome.seconds,
         offered=outcome.offered,
         requests=len(outcome.latencies_s),
+        in_time=int(np.count_nonzero(outcome.answered_s <= outcome.seconds)),
         rows=outcome.rows,
         errors=outcome.errors,
         latency_ms=latency,

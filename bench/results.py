@@ -69,6 +69,8 @@ class Stages(Part, frozen=True):
 class Round(Part, frozen=True):
     """One load, measured once. `offered` counts requests that were due, `requests` those that were answered with 2xx.
 
+    In an open loop every request is waited for, after the load's end too: `in_time` are those that were answered before it.
+
     `client_busy` is the share of a core that the load generator's busiest process used; `machine_busy` that of all cores of the
     machine that both run on, None where the server is elsewhere.
     """
@@ -76,6 +78,7 @@ class Round(Part, frozen=True):
     seconds: float
     offered: int
     requests: int
+    in_time: int
     rows: int
     errors: Mapping[str, int]
     latency_ms: Latency | None
@@ -89,13 +92,13 @@ class Round(Part, frozen=True):
 
     @property
     def requests_per_s(self) -> float:
-        """Answers with 2xx in a second."""
-        return self.requests / self.seconds
+        """Answers with 2xx in a second, while the load lasted."""
+        return self.in_time / self.seconds
 
     @property
     def rows_per_s(self) -> float:
         """Rows of those answers in a second."""
-        return self.rows / self.seconds
+        return self.requests_per_s * self.rows / self.requests if self.requests else 0.0
 
 
 class Case(Part, frozen=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.live import table
-from bench.report.verdict import _sentences as sentences
+from bench.report.verdict import sentences
 from bench.results import Results
 
 _TAG = re.compile(r"<[^>]*>")

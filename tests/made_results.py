@@ -75,6 +75,7 @@ def a_round(contender, per_s, mean_ms, *, offered_per_s=None, seconds=10.0, erro
         seconds=seconds,
         offered=max(offered, requests),
         requests=requests,
+        in_time=requests,
         rows=requests * rows,
         errors=errors or {},
         latency_ms=latency(mean_ms / speed, min(LEAST_MS.get(contender, 1.0), mean_ms), 1.4 if contender == OURS else 1.0),
@@ -82,10 +83,17 @@ def a_round(contender, per_s, mean_ms, *, offered_per_s=None, seconds=10.0, erro
         received_bytes=requests * 412,
         client_busy=min(0.93, 0.05 + per_s / 14_000),
         machine_busy=min(0.99, 0.3 + per_s / 16_000),
-        server=ServerUse(cpu_s=seconds * min(1.0, 0.1 + per_s / 12_000), rss_bytes=96_000_000 if known else 210_000_000, processes=1),
+        server=ServerUse(
+            cpu_s=seconds * min(1.0, 0.1 + per_s / 12_000), rss_bytes=96_000_000 if known else 210_000_000, processes=1
+        ),
         gpus=list(gpus),
         stages_ms=Stages(
-            decode=0.021, queue=mean_ms * 0.35, infer=infer, encode=0.014, client=mean_ms * 0.65 - infer - 0.035, rows_per_call=max(1.0, per_s / 700)
+            decode=0.021,
+            queue=mean_ms * 0.35,
+            infer=infer,
+            encode=0.014,
+            client=mean_ms * 0.65 - infer - 0.035,
+            rows_per_call=max(1.0, per_s / 700),
         )
         if known
         else None,
@@ -101,15 +109,25 @@ def closed(contender, connections, *, rounds=3, slower=1.0, errors=None, gpus=()
     return Case(contender=contender, loop="closed", connections=connections, rate_per_s=None, rounds=made)
 
 
-def opened(contender, rate_per_s, *, rounds=3, slower=1.0):
-    """An open loop: latency grows as a queue's does, and without end beyond the capacity."""
+def opened(contender, rate_per_s, *, rounds=3, slower=1.0, seconds=10.0):
+    """An open loop: latency grows as a queue's does; beyond the capacity with time, and whatever was due is answered later."""
     capacity, least = CAPACITY[contender] / slower, LEAST_MS[contender] * slower
     load = rate_per_s / capacity
-    mean_ms = least * (1 + 0.35 * load / (1 - load)) if load < 0.99 else 300 + 4000 * (load - 0.99)
-    achieved = min(rate_per_s, capacity * 0.985)
+    mean_ms = least * (1 + 0.35 * load / (1 - load)) if load < 0.98 else least * 20
     speeds = [1.0, 0.997, 1.002, 0.999, 1.001][:rounds]
-    made = [a_round(contender, achieved, mean_ms, offered_per_s=rate_per_s, speed=speed) for speed in speeds]
+    made = [a_round(contender, rate_per_s, mean_ms, offered_per_s=rate_per_s * speed, speed=speed) for speed in speeds]
+    if load > 1:
+        growth_ms = (load - 1) * seconds * 1e3
+        behind = [{"latency_ms": _growing(least, growth_ms), "in_time": round(one.requests / load)} for one in made]
+        made = [one.model_copy(update=changes) for one, changes in zip(made, behind, strict=True)]
     return Case(contender=contender, loop="open", connections=256, rate_per_s=rate_per_s, rounds=made)
+
+
+def _growing(least_ms, growth_ms):
+    """Latencies of a queue that grew evenly while the load lasted."""
+    names = {"mean": 0.5, "p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "max": 1.0}
+    curve = [(float(share), least_ms + growth_ms * float(share)) for share in _SHARES]
+    return Latency(**{name: least_ms + growth_ms * share for name, share in names.items()}, curve=curve)
 
 
 def made_bound(slower=1.0):
@@ -119,17 +137,24 @@ def made_bound(slower=1.0):
     for number, rows in enumerate((1, 2, 4, 8, 16, 32, 64)):
         call_s = (per_row_s * rows + per_call_s) * (1 + (-1) ** number * 0.012)
         points.append(BoundPoint(rows=rows, call_s=call_s, rows_per_s=rows / call_s))
-    return Bound(
-        engine="onnx", threads=1, instances=1, device="cpu", points=points, per_row_s=per_row_s, per_call_s=per_call_s
-    )
+    return Bound(engine="onnx", threads=1, instances=1, device="cpu", points=points, per_row_s=per_row_s, per_call_s=per_call_s)
 
 
-def made_slo(highest=8_410.0):
+def made_slo(highest: float | None = 8_410.0):
     """A search that ended; `highest=None`: nothing held."""
     if highest is None:
         tried = [(7200.0, 61.0), (1800.0, 44.0), (450.0, 37.5), (112.0, 31.2), (28.0, 30.9)]
     else:
-        tried = [(7200.0, 6.1), (14400.0, None), (10800.0, 2210.0), (9000.0, 48.0), (8100.0, 12.2), (8550.0, 22.4), (8325.0, 14.9), (highest, 17.7)]
+        tried = [
+            (7200.0, 6.1),
+            (14400.0, None),
+            (10800.0, 2210.0),
+            (9000.0, 48.0),
+            (8100.0, 12.2),
+            (8550.0, 22.4),
+            (8325.0, 14.9),
+            (highest, 17.7),
+        ]
     probes = [
         Probe(
             rate_per_s=rate,

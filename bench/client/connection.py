@@ -72,16 +72,12 @@ class Connection:
                 self.rest = self.rest[opened.send(self.rest) :] or None
         return self.rest is None
 
-    def proved(self) -> None:
-        """A whole answer came."""
-        self.proven, self.pause_s, self.due_s, self.deadline_s = True, _FIRST_PAUSE_S, IDLE, math.inf
-
     def close(self, now_s: float) -> None:
         """Closes the socket, and says when the next may be opened: at once after an answer, else later each time."""
         if self.socket is not None:
             self.socket.close()
         if self.proven:
-            self.retry_s = now_s
+            self.retry_s, self.pause_s = now_s, _FIRST_PAUSE_S
         else:
             self.retry_s, self.pause_s = now_s + self.pause_s, min(2 * self.pause_s, _LONGEST_PAUSE_S)
         self.socket, self.answer, self.rest = None, Answer(), None

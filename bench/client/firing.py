@@ -5,6 +5,7 @@ not asyncio: docs/adr/0012.
 """
 
 import errno
+import itertools
 import math
 import os
 import select
@@ -69,7 +70,7 @@ class Firing:
 
     def __init__(self, plan: Plan, requests: Sequence[Request], opened: Opened, arrivals: Arrivals, tally: Tally) -> None:
         self._address, self._timeout_s = plan.address, plan.timeout_s
-        self._requests, self._next = requests, 0
+        self._requests = itertools.cycle(requests)
         self._arrivals, self._tally = arrivals, tally
         self._buffer = bytearray(_BUFFER_BYTES)
         self._epoll = opened.epoll
@@ -101,7 +102,8 @@ class Firing:
         now_s = time.monotonic()
         next_tick_s = now_s
         while not self.stopped:
-            self._send_due(now_s)
+            if self._idle:
+                self._send_due(now_s)
             if now_s >= next_tick_s:
                 next_tick_s = now_s + TICK_S
                 self._tend(now_s)
@@ -117,8 +119,7 @@ class Firing:
 
         A request is awaited to the microsecond: epoll's own time-out is rounded up to a millisecond.
         """
-        due_s = self._arrivals.next_s()
-        if self._idle and due_s < next_tick_s:
+        if self._idle and (due_s := self._arrivals.next_s()) < next_tick_s:
             select.select([self._epoll.fileno()], [], [], max(0.0, due_s - now_s))
             return self._epoll.poll(0, _EVENTS)
         return self._epoll.poll(max(0.0, next_tick_s - now_s), _EVENTS)
@@ -128,6 +129,8 @@ class Firing:
             connection = self._open.get(descriptor)
             if connection is None or connection.socket is None:
                 self._listeners[descriptor]()
+            elif events == _IN:
+                self._receive(connection, connection.socket)
             elif connection.connecting:
                 self._connected(connection, connection.socket)
             else:
@@ -141,9 +144,8 @@ class Firing:
             self._begin(self._idle.popleft(), due_s)
 
     def _begin(self, connection: Connection, due_s: float) -> None:
-        request, opened = self._requests[self._next], connection.socket
-        self._next = (self._next + 1) % len(self._requests)
-        if opened is not None and not connection.begin(opened, request, due_s, due_s + self._timeout_s):
+        opened = connection.socket
+        if opened is not None and not connection.begin(opened, next(self._requests), due_s, due_s + self._timeout_s):
             self._epoll.modify(opened.fileno(), _IN_OR_OUT)
 
     def _receive(self, connection: Connection, opened: socket.socket) -> None:
@@ -169,19 +171,20 @@ class Firing:
             self._fail(connection, now_s, "connection closed", of_server=True)
 
     def _answered(self, connection: Connection, status: int, now_s: float) -> None:
-        rows = connection.request.rows
-        self._tally.answered(connection.due_s, now_s, status, rows, connection.sent, connection.received)
+        request, rest = connection.request, connection.rest
+        sent = len(request.content) if rest is None else connection.sent
+        self._tally.answered(connection.due_s, now_s, status, request.rows, sent, connection.received)
         self._failures = 0
-        whole = connection.rest is None
-        connection.proved()
-        if not (whole and connection.answer.keeps):
-            self._close(connection, now_s)
-        else:
+        connection.proven, connection.due_s = True, IDLE
+        if rest is None and connection.answer.keeps:
             self._ready(connection, now_s)
+        else:
+            self._close(connection, now_s)
 
     def _ready(self, connection: Connection, now_s: float) -> None:
         """Takes what is due, if it is this connection's turn: the one that is idle longest is first."""
         if self._idle or (due_s := self._arrivals.take(now_s)) == NONE_DUE:
+            connection.deadline_s = math.inf
             self._idle.append(connection)
         else:
             self._begin(connection, due_s)
@@ -233,7 +236,7 @@ class Firing:
         if code:
             self._fail(connection, now_s, _refusal(code), of_server=True)
             return
-        connection.connecting, connection.deadline_s = False, math.inf
+        connection.connecting = False
         self._epoll.modify(opened.fileno(), _IN)
         self._ready(connection, now_s)
 

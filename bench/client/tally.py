@@ -1,14 +1,16 @@
 """What became of every request, one row each, and what of it belongs to the measured window."""
 
+import struct
 import time
-from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-SUCCESS = range(200, 300)
+_ROW = struct.Struct("=ddhqqq")
+_COLUMNS = np.dtype([("due_s", "f8"), ("ended_s", "f8"), ("how", "i2"), ("rows", "i8"), ("sent", "i8"), ("received", "i8")])
+_pack = _ROW.pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +38,17 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self._due_s, self._ended_s = array("d"), array("d")
-        self._how, self._rows = array("h"), array("q")
-        self._sent, self._received = array("q"), array("q")
+        self._table = bytearray()
         self._kinds: list[str] = [""]
         self.errors = 0
 
     def __len__(self) -> int:
-        return len(self._due_s)
+        return len(self._table) // _ROW.size
 
     def answered(self, due_s: float, ended_s: float, status: int, rows: int, sent: int, received: int) -> None:  # noqa: PLR0913, PLR0917
         """A request has its whole answer."""
-        self._due_s.append(due_s)
-        self._ended_s.append(ended_s)
-        self._how.append(status)
-        self._rows.append(rows)
-        self._sent.append(sent)
-        self._received.append(received)
-        if status not in SUCCESS:
+        self._table += _pack(due_s, ended_s, status, rows, sent, received)
+        if not 200 <= status < 300:
             self.errors += 1
 
     def failed(self, due_s: float, ended_s: float, kind: str, sent: int = 0, received: int = 0) -> None:
@@ -64,9 +59,8 @@ class Tally:
 
     def latencies_s(self, start: int) -> np.ndarray:
         """Of the requests answered with 2xx, from the row `start` on."""
-        how = np.array(self._how[start:])
-        taken = np.array(self._ended_s[start:]) - np.array(self._due_s[start:])
-        return taken[(how >= SUCCESS.start) & (how < SUCCESS.stop)]
+        table = self._read(start)
+        return (table["ended_s"] - table["due_s"])[_good(table)]
 
     def measured(self, window: Window) -> Measured:
         """What belongs to the window.
@@ -74,25 +68,32 @@ class Tally:
         In an open loop those are the requests due in it, whenever they ended. In a closed loop those that ended in it; of the
         others, begun in it and ended later, only what failed: so many as were under way at its beginning were counted instead.
         """
-        due_s, ended_s, how = np.array(self._due_s), np.array(self._ended_s), np.array(self._how)
-        good = (how >= SUCCESS.start) & (how < SUCCESS.stop)
-        if window.by_due:
-            inside = (due_s >= window.begin_s) & (due_s < window.end_s)
-        else:
-            inside = (ended_s >= window.begin_s) & ((ended_s < window.end_s) | ~good)
-        good &= inside
+        table = self._read(0)
+        decides_s = table["due_s"] if window.by_due else table["ended_s"]
+        inside = (decides_s >= window.begin_s) & (decides_s < window.end_s)
+        if not window.by_due:
+            inside |= ~_good(table) & (table["ended_s"] >= window.end_s)
+        inside, good = table[inside], table[inside & _good(table)]
         told = {
-            "offered": int(inside.sum()),
-            "rows": int(np.array(self._rows)[good].sum()),
-            "errors": self._named(how[inside & ~good].tolist()),
-            "sent_bytes": int(np.array(self._sent)[inside].sum()),
-            "received_bytes": int(np.array(self._received)[inside].sum()),
+            "offered": len(inside),
+            "rows": int(good["rows"].sum()),
+            "errors": self._named(inside["how"][~_good(inside)].tolist()),
+            "sent_bytes": int(inside["sent"].sum()),
+            "received_bytes": int(inside["received"].sum()),
         }
-        return Measured((ended_s - due_s)[good], ended_s[good] - window.begin_s, told)
+        return Measured(good["ended_s"] - good["due_s"], good["ended_s"] - window.begin_s, told)
+
+    def _read(self, start: int) -> np.ndarray:
+        """A copy: the table can grow on."""
+        return np.frombuffer(bytes(memoryview(self._table)[start * _ROW.size :]), _COLUMNS)
 
     def _named(self, how: Sequence[int]) -> dict[str, int]:
         counted = Counter(how).most_common()
         return {f"status {code}" if code > 0 else self._kinds[-code]: count for code, count in counted}
+
+
+def _good(table: np.ndarray) -> np.ndarray:
+    return (table["how"] >= 200) & (table["how"] < 300)
 
 
 class Busy:

@@ -1,7 +1,7 @@
 """What a load test leaves beside results.json: report.html to look at, results.csv to work with.
 
-`write` is all that others use. A file of `sections/` makes one part of the page, `canvas.py` its pictures, `verdict.py` its first words.
-matplotlib is imported when a report is written, not before.
+`write` is all that others use. A file of `sections/` makes one part of the page, `canvas.py` the pictures, `verdict.py` the first
+words. matplotlib is imported when a report is written, not before.
 """
 
 from pathlib import Path

@@ -1,16 +1,17 @@
 """Pictures as SVG within the page: matplotlib draws them for a wide and for a narrow page, the page's own colours paint them.
 
-A colour that is drawn with stands for a variable of the style sheet, so that one picture is right in light and in dark. Text stays
-text, in the page's font. The same numbers give the same bytes.
+A colour that is drawn with stands for a variable of the style sheet, so that one picture is right in light and in dark. Text
+stays text, in the page's font. The same numbers give the same bytes.
 """
 
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.report.markup import Markup, element
 from bench.report.units import short
@@ -91,12 +92,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The end of a series, where its name is written."""
+    """The end of a series, as high as its name is written. `look` is how it was drawn, where not by `line_style`."""
 
-    x: float
     y: float
     name: str
     number: int
+    look: Mapping[str, Any] | None = None
 
 
 def figure(picture: Picture) -> Markup:
@@ -153,24 +154,28 @@ def name_bar(axes: "Axes", number: int, text: str, above: int) -> None:
 
 
 def at_ends(axes: "Axes", frame: Frame, ends: Sequence[End]) -> None:
-    """Names the series: beside their ends, pushed apart where they would meet; narrow: in a legend above."""
+    """Names the series: at the right edge, as high as their ends, pushed apart where they meet; narrow: in a legend above."""
     if frame.narrow:
         _legend(axes, ends)
         return
-    places = [float(axes.transData.transform((end.x, end.y))[1]) for end in ends]
+    edge = axes.get_xlim()[1]
+    places = [float(axes.transData.transform((edge, end.y))[1]) for end in ends]
     for end, place, apart in zip(ends, places, _apart(places), strict=True):
         axes.annotate(
-            end.name, (end.x, end.y), (11, apart - place), textcoords="offset points", va="center", color=colour(end.number)
-        )
+            end.name, (1, end.y), (6, apart - place), ("axes fraction", "data"), "offset points", va="center",
+            color=colour(end.number),
+        )  # fmt: skip
 
 
 def _legend(axes: "Axes", ends: Sequence[End]) -> None:
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], label=end.name, **line_style(end.number)) for end in ends]
+    lines = [Line2D([], [], label=end.name, **(end.look or line_style(end.number))) for end in ends]
     x = (2 - _LEFT) / _width(axes)
     y = 1 + 24 / _height(axes)
-    axes.legend(handles=lines, loc="lower left", bbox_to_anchor=(x, y), borderaxespad=0, borderpad=0, labelspacing=0.35, handlelength=3.2)
+    axes.legend(
+        handles=lines, loc="lower left", bbox_to_anchor=(x, y), borderaxespad=0, borderpad=0, labelspacing=0.35, handlelength=3.2
+    )
 
 
 def _width(axes: "Axes") -> float:
@@ -182,17 +187,17 @@ def _height(axes: "Axes") -> float:
 
 
 def _apart(places: Sequence[float]) -> list[float]:
-    """The places, at least one line of text between any two: pushed up from the lowest, then back by half of what was too much."""
+    """The places, at least a line of text between any two: pushed up from the lowest, then back by half of what was too much."""
     upwards = sorted(range(len(places)), key=lambda number: places[number])
     moved = list(places)
-    for below, above in zip(upwards, upwards[1:], strict=False):
+    for below, above in pairwise(upwards):
         moved[above] = max(moved[above], moved[below] + _LABEL_LINE)
-    for above, below in zip(upwards[::-1], upwards[-2::-1], strict=False):
+    for above, below in pairwise(upwards[::-1]):
         if moved[above] - moved[below] <= _LABEL_LINE:
             middle = (places[above] + places[below]) / 2
             excess = max(0.0, (moved[above] + moved[below]) / 2 - middle)
             moved[above], moved[below] = moved[above] - excess, moved[below] - excess
-    for below, above in zip(upwards, upwards[1:], strict=False):
+    for below, above in pairwise(upwards):
         moved[above] = max(moved[above], moved[below] + _LABEL_LINE)
     return moved
 
@@ -216,7 +221,7 @@ def _style() -> Iterator[None]:
 
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(cast("Any", _STYLE))
         yield
 
 
@@ -239,15 +244,18 @@ def _drawn(picture: Picture, frame: Frame) -> str:
 
 
 def _inline(svg: str, key: str, frame: Frame, says: str) -> str:
-    """matplotlib's file as an element of our page: ids of its own, our colours and font, no numbers finer than can be seen."""
+    """What matplotlib wrote as an element of our page: ids of its own, our colours and font, numbers as fine as can be seen."""
     inner = svg[svg.index("<svg") :]
     view_box = re.search(r'viewBox="([^"]+)"', inner)
     inner = inner[inner.index(">") + 1 : inner.rindex("</svg>")]
     inner = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", inner, flags=re.DOTALL)
     inner = _own_ids(inner.replace("xlink:href", "href"), key)
+    inner = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", inner)  # matplotlib before 3.10
     inner = re.sub(r" font-family: [^;\"]*;?| transform=\"rotate\(-0 [^)]*\)\"", "", inner)
     inner = re.sub(r'(?<= )(d|transform|x|y|points)="([^"]*)"', lambda found: f'{found[1]}="{_coarse(found[2])}"', inner)
-    inner = re.sub("#0a0b[0-9a-f]{2}", lambda found: f"var(--{_VARIABLES[found[0]]})", inner)
+    inner = re.sub(
+        "#0a0b[0-9a-f]{2}", lambda found: f"var(--{_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0], inner
+    )
     inner = _flat(inner)
     return str(
         element("svg", Markup(inner), class_=frame.name, viewBox=view_box[1] if view_box else "", role="img", aria_label=says)
@@ -258,8 +266,8 @@ def _own_ids(svg: str, key: str) -> str:
     """Ids that are used get the picture's name in front, so that two pictures never share one; the others go."""
     used = {name: f"{key}-{number}" for number, name in enumerate(dict.fromkeys(re.findall(r'(?:url\(|href=")#([^)"]+)', svg)))}
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{used[found[1]]}"' if found[1] in used else "", svg)
-    svg = re.sub(r"url\(#([^)]+)\)", lambda found: f"url(#{used[found[1]]})", svg)
-    return re.sub(r'href="#([^"]+)"', lambda found: f'href="#{used[found[1]]}"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", lambda found: f"url(#{used.get(found[1], found[1])})", svg)
+    return re.sub(r'href="#([^"]+)"', lambda found: f'href="#{used.get(found[1], found[1])}"', svg)
 
 
 def _flat(svg: str) -> str:

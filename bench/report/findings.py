@@ -107,8 +107,11 @@ def knee(results: Results) -> Case | None:
 
 
 def saturated(results: Results) -> Case | None:
-    """The lowest rate that ours could not follow."""
-    return next((case for case in results.open() if not keeps_up(case)), None)
+    """The lowest rate beyond all that ours could follow: one that failed among others that did not was bad luck."""
+    tried = results.open()
+    followed = [place for place, case in enumerate(tried) if keeps_up(case)]
+    beyond = tried[followed[-1] + 1 :] if followed else tried
+    return beyond[0] if beyond else None
 
 
 def share_of_bound(results: Results, case: Case) -> float | None:

@@ -43,7 +43,10 @@ def sentence(*parts: str) -> Markup:
 def table(caption: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Markup:
     """A table that scrolls within itself; the first cell of a row is its heading."""
     head = [element("th", one.title, scope="col", class_="n" if one.numbers else "t") for one in columns]
-    body = [element("tr", *(_cell(place, cell, one) for place, (cell, one) in enumerate(zip(row, columns, strict=True)))) for row in rows]
+    body = [
+        element("tr", *(_cell(place, cell, one) for place, (cell, one) in enumerate(zip(row, columns, strict=True))))
+        for row in rows
+    ]
     made = element(
         "table", element("caption", caption), element("thead", element("tr", *head)), element("tbody", joined(body, "\n"))
     )

@@ -6,7 +6,20 @@ from bench.compare import Comparison
 from bench.report import verdict
 from bench.report.markup import Markup, element, joined, sentence
 from bench.report.section import Section
-from bench.report.sections import changes, engine_alone, failed, latency, made_on, numbers, peers, rates, resources, slo, stages, throughput
+from bench.report.sections import (
+    changes,
+    engine_alone,
+    failed,
+    latency,
+    made_on,
+    numbers,
+    peers,
+    rates,
+    resources,
+    slo,
+    stages,
+    throughput,
+)
 from bench.report.style import css
 from bench.report.units import moment
 from bench.results import Results
@@ -52,7 +65,11 @@ def _head(results: Results) -> Markup:
     name = model.name if model.version is None else f"{model.name}, version {model.version}"
     about = f"{results.url}, {results.payload.protocol}, {moment(results.made_at)}"
     return element(
-        "header", element("h1", f"Load test of {name}"), element("p", about, class_="about"), verdict.warnings(results), verdict.verdict(results)
+        "header",
+        element("h1", f"Load test of {name}"),
+        element("p", about, class_="about"),
+        verdict.warnings(results),
+        verdict.verdict(results),
     )
 
 
@@ -67,5 +84,5 @@ def _section(one: Section) -> Markup:
 
 
 def _foot(results: Results) -> Markup:
-    told = f"Made by stateserve bench, {moment(results.made_at)}. The same numbers lie beside this page in results.json and results.csv."
+    told = f"Made by stateserve bench, {moment(results.made_at)}. The numbers lie beside this page: results.json, results.csv."
     return element("footer", told)

@@ -39,7 +39,10 @@ def _line(results: Results, case: Case | None, number: int, one: Round | None) -
         "connections": case and case.connections,
         "rate_per_s": case and case.rate_per_s,
         "round": number,
-        **{name: one and getattr(one, name) for name in ("seconds", "offered", "requests", "rows", "requests_per_s", "rows_per_s")},
+        **{
+            name: one and getattr(one, name)
+            for name in ("seconds", "offered", "requests", "in_time", "rows", "requests_per_s", "rows_per_s")
+        },
         "errors": one and sum(one.errors.values()),
         "errors_by_kind": one and "; ".join(f"{kind}: {count}" for kind, count in one.errors.items()),
         **_parts(one and one.latency_ms, Latency, "", "_ms", leave_out=("curve",)),

@@ -40,7 +40,7 @@ _DARK = {
 _RULES = """
 * { box-sizing: border-box; }
 html { background: var(--bg); color: var(--ink); font: 16px/1.55 var(--sans); -webkit-text-size-adjust: 100%; }
-body { max-width: 58rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+body { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; letter-spacing: -0.015em; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; line-height: 1.3; letter-spacing: -0.01em; margin: 0 0 .5rem; }
 h3 { font-size: 1rem; margin: 2rem 0 .25rem; }
@@ -77,13 +77,13 @@ thead th { color: var(--muted); vertical-align: bottom; }
 tbody th { white-space: nowrap; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; padding-left: .8rem; }
 .t { text-align: left; }
-td.t { min-width: 9rem; }
+td { white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }
 dl { margin: 1rem 0; font-size: .875rem; }
-dl div { display: grid; grid-template-columns: 11rem 1fr; gap: 1rem; padding: .38rem 0; border-bottom: 1px solid var(--line); }
+dl div { display: grid; grid-template-columns: 12rem 1fr; gap: 1rem; padding: .38rem 0; border-bottom: 1px solid var(--line); }
 dt { color: var(--muted); overflow-wrap: anywhere; }
 dd { margin: 0; overflow-wrap: anywhere; }
-pre { background: var(--panel); padding: .9rem 1rem; border-radius: 6px; overflow-x: auto; font: .8125rem/1.5 var(--mono); white-space: pre-wrap;
+pre { background: var(--panel); padding: .9rem 1rem; border-radius: 6px; font: .8125rem/1.5 var(--mono); white-space: pre-wrap;
   overflow-wrap: anywhere; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); font-size: .8125rem; }
 @media (max-width: 47.5rem) {
@@ -105,7 +105,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
   h2, h3, figcaption, caption { break-after: avoid; }
   .scroll { overflow: visible; }
   table { font-size: 7.5pt; }
-  th, td { padding-right: .4rem; }
+  th, td, .n, tbody th { padding-right: .4rem; white-space: normal; }
   .n { padding-left: .4rem; }
 }
 """

@@ -7,17 +7,23 @@ from datetime import datetime
 _MANY_MS = 10_000
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _SHORT = ((1e9, " G"), (1e6, " M"))
-ABSENT = "–"
+ABSENT = "-"
 """Stands in a table for what is not known."""
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """So many significant digits, never an exponent, never fewer than the whole number: `12,345`, `4.21`, `0.00340`."""
+    """So many significant digits, and never an exponent: `12,345`, `4.21`, `0.00340`; whole numbers stay whole."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
+    if float(value).is_integer():
+        return f"{value:,.0f}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     text = f"{value:,.{max(decimals, 0)}f}"
-    return text if len(text.replace(",", "").replace("-", "").replace(".", "").lstrip("0")) <= digits else f"{value:,.{max(decimals - 1, 0)}f}"
+    return (
+        text
+        if len(text.replace(",", "").replace("-", "").replace(".", "").lstrip("0")) <= digits
+        else f"{value:,.{max(decimals - 1, 0)}f}"
+    )
 
 
 def exact(value: float | None, digits: int = 4) -> str:
@@ -47,8 +53,13 @@ def percent(share: float) -> str:
     """A share in a sentence: `78 %`; what is above nothing is never told as 0, what is below all never as 100."""
     value = share * 100
     if 0 < value < 1:
-        return f"{rounded(value, 2)} %" if value >= 0.01 else "< 0.01 %"
+        return f"{value:.2g} %" if value >= 0.01 else "< 0.01 %"
     return "> 99 %" if 99.5 <= value < 100 else f"{value:,.0f} %"
+
+
+def times(ratio: float) -> str:
+    """A change: in per cent, or how many times as much it is: `-13.0 %`, `588 times`."""
+    return f"{100 * (ratio - 1):+,.1f} %" if ratio < 10 else f"{rounded(ratio)} times"
 
 
 def of_bytes(count: float | None) -> str:

@@ -27,7 +27,7 @@ from bench.results import OURS, Case, Results
 
 def verdict(results: Results) -> Markup:
     """A list of sentences, the most important first and large."""
-    return element("ul", *(element("li", one) for one in _sentences(results)), class_="verdict")
+    return element("ul", *(element("li", one) for one in sentences(results)), class_="verdict")
 
 
 def warnings(results: Results) -> Markup:
@@ -53,7 +53,8 @@ def _box(kind: str, *parts: str) -> Markup:
     return element("div", element("p", *parts), class_=f"box {kind}", role="note")
 
 
-def _sentences(results: Results) -> Iterator[Markup]:
+def sentences(results: Results) -> Iterator[Markup]:
+    """The verdict, one sentence after the other: the best throughput, the limit, the target, the others, the rates, errors."""
     most = best(results)
     if most is not None:
         yield _best(results, most)
@@ -131,8 +132,17 @@ def _limit(case: Case) -> Markup:
     client, machine = client_busy(case), machine_busy(case)
     at = f"at {load_name(case)}"
     if client > CLIENT_FULL:
-        return joined([strong("The load generator was the limit"), f" {at}: its busiest process used {percent(client)} of a core."])
+        return joined(
+            [strong("The load generator was the limit"), f" {at}: its busiest process used {percent(client)} of a core."]
+        )
     if machine is not None and machine > MACHINE_FULL:
-        return joined([strong("The machine was the limit"), f" {at}: its cores were {percent(machine)} busy, server and load generator together."])
+        return joined(
+            [
+                strong("The machine was the limit"),
+                f" {at}: its cores were {percent(machine)} busy, server and load generator together.",
+            ]
+        )
     known = "" if machine is None else f", the machine's cores were {percent(machine)} busy"
-    return joined([f"Neither the load generator nor the machine was the limit {at}: the generator used {percent(client)} of a core{known}."])
+    return joined(
+        [f"Neither the load generator nor the machine was the limit {at}: the generator used {percent(client)} of a core{known}."]
+    )

@@ -140,7 +140,7 @@ def test_a_run_is_what_the_server_says():
 def test_served_over_bound_is_in_rows():
     """A server that answers 50 requests of 8 rows in a second beside an engine with 500 rows a second is at 0.8."""
     load = {"errors": {}, "latency_ms": None, "sent_bytes": 0, "received_bytes": 0, "client_busy": 0.1, "machine_busy": None}
-    one = Round(seconds=2.0, offered=100, requests=100, rows=800, **load)
+    one = Round(seconds=2.0, offered=100, requests=100, in_time=100, rows=800, **load)
     case = Case(contender="stateserve", loop="closed", connections=8, rate_per_s=None, rounds=[one])
     limit = bound.Bound(
         engine="onnx", threads=2, instances=1, device="cpu", points=[point(1, 0.01), point(8, 0.016)], per_row_s=0, per_call_s=0

@@ -7,18 +7,29 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import results
 
+PROJECT = Path(__file__).parents[2]
 SHORT = ("--duration", "0.4", "--warmup", "0.1", "--rounds", "1")
 
 
 def _bench(*words, cwd):
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
     command = [sys.executable, "-m", "bench", *map(str, words)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _found(out) -> Any:
+    return results.read(out / "results.json")
+
+
+def _started(*command, **options) -> Any:
+    return subprocess.Popen([sys.executable, *command], text=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +52,7 @@ def test_a_whole_test_ends_with_0_and_writes_three_files(whole):
 
 def test_every_load_is_in_the_results(whole):
     """Requests, rows, latencies, the server's use and the split of time; every request that was due has an end."""
-    found = results.read(whole[1] / "results.json")
+    found = _found(whole[1])
     assert found.complete
     assert found.stopped_by is None
     assert [case.load for case in found.cases] == [
@@ -62,7 +73,7 @@ def test_every_load_is_in_the_results(whole):
 
 def test_the_limits_are_in_the_results(whole):
     """The engine alone at every batch size, with the server's threads; and the highest rate that holds the target."""
-    found = results.read(whole[1] / "results.json")
+    found = _found(whole[1])
     assert [point.rows for point in found.bound.points] == list(range(1, 17))
     assert found.bound.threads == int(found.model.facts["threads"])
     assert found.slo.highest_per_s is not None
@@ -77,8 +88,8 @@ def test_the_csv_has_a_line_for_every_load(whole):
 
 def test_compare_says_what_changed_and_exits_with_1_beyond_the_tolerance(whole, served, tmp_path):
     """Against results that claim ten times the throughput, the new ones are worse."""
-    was = results.read(whole[1] / "results.json")
-    rounds = {id(case): [one.model_copy(update={"requests": one.requests * 10}) for one in case.rounds] for case in was.cases}
+    was = _found(whole[1])
+    rounds = {id(case): [one.model_copy(update={"in_time": one.in_time * 10}) for one in case.rounds] for case in was.cases}
     better = [case.model_copy(update={"rounds": rounds[id(case)]}) for case in was.cases]
     results.write(was.model_copy(update={"cases": better}), tmp_path / "old.json")
     words = ("--url", f"http://127.0.0.1:{served.port}", "--model", "one", "--concurrency", "1,4")
@@ -141,13 +152,13 @@ class _Dying(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"ok")
 
-    def log_message(self, *_):
-        pass
+    def log_request(self, code="-", size="-"):
+        """Says nothing."""
 
 
 def test_a_server_that_dies_in_the_middle_leaves_what_was_measured(tmp_path):
     """Exit code 1, the reason on stderr, and in a report that says that it is incomplete."""
-    server = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
+    server = _started(__file__, stdout=subprocess.PIPE)
     try:
         port = int(server.stdout.readline())
         ended = _bench("--raw", "--url", f"http://127.0.0.1:{port}/", "--concurrency", "2,4", *SHORT, cwd=tmp_path)
@@ -156,7 +167,7 @@ def test_a_server_that_dies_in_the_middle_leaves_what_was_measured(tmp_path):
         server.communicate()
     assert ended.returncode == 1
     assert f"error: 127.0.0.1:{port}" in ended.stderr
-    found = results.read(tmp_path / "bench_report" / "results.json")
+    found = _found(tmp_path / "bench_report")
     assert not found.complete
     assert found.stopped_by in ended.stderr
     assert found.cases[0].rounds[0].requests > 0
@@ -167,9 +178,9 @@ def test_a_server_that_dies_in_the_middle_leaves_what_was_measured(tmp_path):
 def test_an_interrupted_test_keeps_what_was_measured(served, tmp_path, number):
     """Ctrl-C and SIGTERM end it at once; the report is written."""
     words = ("--url", f"http://127.0.0.1:{served.port}", "--model", "one", "--concurrency", "1,2", "--duration", "0.3")
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, "-m", "bench", *words, "--warmup", "0", "--rounds", "100"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = ("-m", "bench", *words, "--warmup", "0", "--rounds", "100")
+    process = _started(*command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
     try:
         while "requests/s" not in process.stderr.readline():
             pass
@@ -178,7 +189,7 @@ def test_an_interrupted_test_keeps_what_was_measured(served, tmp_path, number):
     finally:
         process.kill()
     assert process.returncode == 128 + number, said
-    found = results.read(tmp_path / "bench_report" / "results.json")
+    found = _found(tmp_path / "bench_report")
     assert (found.complete, found.stopped_by) == (False, "it was interrupted")
     assert found.cases
     assert (tmp_path / "bench_report" / "report.html").exists()

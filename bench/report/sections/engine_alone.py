@@ -1,6 +1,6 @@
 """The engine without a server: rows in a second by batch size, the line that was fitted, and what is served of it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.report.canvas import INK, End, Frame, Picture, at_ends, colour, figure, log_ticks, plain_ticks, titles
 from bench.report.findings import best, load_name, share_of_bound
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _STEPS = 60
+_MEASURED: dict[str, Any] = {"color": colour(0), "marker": "o", "linestyle": ""}
+_FITTED: dict[str, Any] = {"color": colour(1), "linestyle": (0, (5, 2)), "linewidth": 1.4}
 
 
 def section(results: Results) -> Section | None:
@@ -48,18 +50,18 @@ def _picture(bound: Bound, served: Case | None) -> Picture:
         rows = [point.rows for point in bound.points]
         measured = [point.rows_per_s for point in bound.points]
         curve = _curve(bound, rows)
-        axes.plot(*zip(*curve, strict=True), color=colour(1), linestyle=(0, (5, 2)), linewidth=1.4)
-        axes.plot(rows, measured, color=colour(0), marker="o", linestyle="")
+        axes.plot(*zip(*curve, strict=True), **_FITTED)
+        axes.plot(rows, measured, **_MEASURED)
         _rows_axis(axes, rows)
         level = [] if served is None else [served.rows_per_s]
-        axes.set_ylim(0, 1.12 * max([*measured, *level]))
+        axes.set_ylim(0, 1.12 * max([*measured, *(rate for _, rate in curve), *level]))
         plain_ticks(axes, "y")
         if served is not None:
             axes.axhline(served.rows_per_s, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
             at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
             axes.annotate(f"served: {rounded(served.rows_per_s)}/s", (1, served.rows_per_s), (-2, 5), ha="right", **at)
         titles(axes, "rows in a call", "rows/s")
-        at_ends(axes, frame, [End(rows[-1], measured[-1], "measured", 0), End(*curve[-1], "fitted", 1)])
+        at_ends(axes, frame, [End(measured[-1], "measured", 0, _MEASURED), End(curve[-1][1], "fitted", 1, _FITTED)])
 
     says = ", ".join(f"{per_second(point.rows_per_s)} with {counted(point.rows, 'row')}" for point in bound.points)
     served_words = "" if served is None else f" Served: {per_second(served.rows_per_s)}."
@@ -67,7 +69,7 @@ def _picture(bound: Bound, served: Case | None) -> Picture:
 
 
 def _curve(bound: Bound, rows: list[int]) -> list[tuple[float, float]]:
-    """n / t(n) between the smallest and the largest batch, where the fitted time is one."""
+    """Rows in a second, n / t(n), between the smallest and the largest batch, where the fitted time is one."""
     low, high = min(rows), max(rows)
     at = [low * (high / low) ** (step / _STEPS) for step in range(_STEPS + 1)]
     times = [(n, bound.per_row_s * n + bound.per_call_s) for n in at]

@@ -17,6 +17,9 @@ def section(results: Results) -> Section | None:
             rows.append([title(results, case.contender), load_name(case), kind, f"{count:,}", share])
     if not rows:
         return None
-    columns = [Column(name, numbers=False) for name in ("server", "load", "kind")] + [Column("failed"), Column("of the requests due")]
+    columns = [Column(name, numbers=False) for name in ("server", "load", "kind")] + [
+        Column("failed"),
+        Column("of the requests due"),
+    ]
     introduction = "Latencies and throughput are those of answers with 2xx only: where many requests fail, they tell little."
     return Section("errors", "Failed requests", "Errors", introduction, [table("Failed requests by kind", columns, rows)])

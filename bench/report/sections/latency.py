@@ -103,7 +103,7 @@ def _draw(axes: "Axes", frame: Frame, curves: Sequence[Curves]) -> None:
         axes.plot(x, y, color=colour(one.number), linestyle=line_style(one.number)["linestyle"])
         named = [(_place(share), getattr(one.middle, name)) for name, share in _NAMED]
         axes.plot(*zip(*named, strict=True), color=colour(one.number), linestyle="", marker=line_style(one.number)["marker"])
-        ends.append(End(x[-1], y[-1], one.name, one.number))
+        ends.append(End(y[-1], one.name, one.number))
     _scales(axes, frame, max(x for x, _ in seen), [y for _, y in seen])
     titles(axes, "share of the requests answered", "latency, ms")
     at_ends(axes, frame, ends)
@@ -112,7 +112,9 @@ def _draw(axes: "Axes", frame: Frame, curves: Sequence[Curves]) -> None:
 def _scales(axes: "Axes", frame: Frame, last: float, latencies: Sequence[float]) -> None:
     log_ticks(axes, "y", min(latencies) / 1.25, max(latencies) * 1.25)
     axes.set_xlim(0, last * 1.01)
-    shown = [(share, text) for share, text in _TICKS.items() if _place(share) <= last * 1.001 and not (frame.narrow and share == 0)]
+    shown = [
+        (share, text) for share, text in _TICKS.items() if _place(share) <= last * 1.001 and not (frame.narrow and share == 0)
+    ]
     axes.set_xticks([_place(share) for share, _ in shown], [text for _, text in shown])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.report.markup import definitions, element
 from bench.report.section import Section
-from bench.report.units import counted, of_bytes, rounded
+from bench.report.units import of_bytes
 from bench.results import Results
 
 _LONG = 500
@@ -33,8 +33,8 @@ def flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]
         elif isinstance(value, list | tuple):
             if value:
                 yield f"{before}{name}", ", ".join(_word(one) for one in value)
-        else:
-            yield f"{before}{name}", _word(value)
+        elif value is not None:
+            yield f"{before}{name}", of_bytes(value) if name.endswith("_bytes") else _word(value)
 
 
 def _word(value: Any) -> str:
@@ -58,5 +58,5 @@ def _model(results: Results) -> Iterator[tuple[str, str]]:
 def _payload(results: Results) -> Iterator[tuple[str, str]]:
     sent = results.payload
     yield "protocol", sent.protocol
-    yield "one request", f"{rounded(sent.rows)} {'row' if sent.rows == 1 else 'rows'}, a body of {of_bytes(sent.body_bytes)}"
-    yield "different bodies", f"{counted(sent.different, 'body')}".replace("bodys", "bodies") + ", in turn"
+    yield "one request", f"{sent.rows:,.4g} {'row' if sent.rows == 1 else 'rows'}, a body of {of_bytes(sent.body_bytes)}"
+    yield "different bodies", f"{sent.different:,}, in turn"

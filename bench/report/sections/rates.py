@@ -49,17 +49,26 @@ def _knee_words(results: Results) -> list[Markup]:
     bend, full, tried = knee(results), saturated(results), results.open()
     said: list[str] = []
     if bend is not None:
-        where = f"The knee, where throughput divided by mean latency is largest, is at "
-        ends = {tried[0].load: ", the lowest rate that was tried: it may be lower", tried[-1].load: ", the highest rate that was tried: it may be higher"}
+        where = "The knee, where throughput divided by mean latency is largest, is at "
+        ends = {
+            tried[0].load: ", the lowest rate that was tried: it may be lower",
+            tried[-1].load: ", the highest rate that was tried: it may be higher",
+        }
         p99 = bend.latency_ms("p99")
-        said += [where, strong(per_second(bend.rate_per_s or 0.0)), f" (p99 {milliseconds(p99)})" if p99 else "", ends.get(bend.load, ""), ". "]
+        said += [
+            where,
+            strong(per_second(bend.rate_per_s or 0.0)),
+            f" (p99 {milliseconds(p99)})" if p99 else "",
+            ends.get(bend.load, ""),
+            ". ",
+        ]
     if full is not None:
         said += [
             "From ", strong(per_second(full.rate_per_s or 0.0)), " on, answers no longer keep up: ",
-            f"{rounded(full.requests_per_s)} in a second of {rounded(offered_per_s(full))} that were due.",
+            f"about {rounded(full.requests_per_s)} in a second of {rounded(offered_per_s(full))} that were due.",
         ]  # fmt: skip
     elif tried:
-        said += ["Answers kept up at every rate that was tried."]
+        said += ["Answers kept up to the highest rate that was tried."]
     return [sentence(*said)] if said else []
 
 
@@ -80,10 +89,10 @@ def _figure(results: Results, key: str, caption: str, lines: Sequence[Line], our
         for number, (_, points) in enumerate(drawn):
             axes.plot(*zip(*points, strict=True), **line_style(number))
         titles(axes, "requests due in a second", "latency, ms")
-        at_ends(axes, frame, [End(*points[-1], name, number) for number, (name, points) in enumerate(drawn)])
+        at_ends(axes, frame, [End(points[-1][1], name, number) for number, (name, points) in enumerate(drawn)])
 
     says = "; ".join(
-        f"{name}: {milliseconds(points[0][1])} at {per_second(points[0][0])}, {milliseconds(points[-1][1])} at {per_second(points[-1][0])}"
+        f"{name}: " + ", ".join(f"{milliseconds(ms)} at {per_second(rate)}" for rate, ms in (points[0], points[-1]))
         for name, points in drawn
     )
     return figure(Picture(key, caption, f"Latency against the rate of requests. {says}.", draw, [name for name, _ in drawn], 300))
@@ -94,29 +103,30 @@ def _marks(axes: "Axes", results: Results, limit: float | None) -> None:
     full, bend = saturated(results), knee(results)
     if full is not None:
         axes.axvspan(full.rate_per_s or 0.0, axes.get_xlim()[1], color=BAD, alpha=0.1, linewidth=0)
-        _upright(axes, full.rate_per_s or 0.0, "cannot keep up", BAD, 0.05)
+        axes.annotate("cannot keep up", (1, 1), (0, 9), "axes fraction", "offset points", ha="right", color=BAD)
     if bend is not None:
         axes.axvline(bend.rate_per_s or 0.0, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
-        _upright(axes, bend.rate_per_s or 0.0, "knee", INK, 0.93)
+        box = {"facecolor": BACK, "edgecolor": "none", "pad": 1.5}
+        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate("knee", (bend.rate_per_s or 0.0, 0.93), (-6, 0), ha="right", va="center", bbox=box, **at)
     if limit is not None and results.slo is not None:
         axes.axhline(limit, color=INK, linewidth=1.0, linestyle=(0, (6, 3)))
         at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate(results.slo.target, (0, limit), (2, 5), **at)
 
 
-def _upright(axes: "Axes", x: float, text: str, colour: str, height: float) -> None:
-    at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    axes.annotate(text, (x, height), (-6, 0), ha="right", va="center", color=colour, bbox={"facecolor": BACK, "edgecolor": "none", "pad": 1.5}, **at)
-
-
 def _table(cases: Sequence[Case]) -> Markup:
-    columns = [Column("due/s", numbers=True), *(Column(name) for name in ("answered/s", "mean ms", "p50 ms", "p99 ms", "p99.9 ms")), Column("", numbers=False)]
+    columns = [
+        Column("due/s", numbers=True),
+        *(Column(name) for name in ("answered/s", "mean ms", "p50 ms", "p99 ms", "p99.9 ms")),
+        Column("", numbers=False),
+    ]
     rows = [
         [
             exact(case.rate_per_s),
             exact(case.requests_per_s),
             *(exact(case.latency_ms(name)) for name in ("mean", "p50", "p99", "p999")),
-            "" if keeps_up(case) else "cannot keep up",
+            "" if keeps_up(case) else "fell behind",
         ]
         for case in cases
     ]

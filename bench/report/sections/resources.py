@@ -16,16 +16,18 @@ def section(results: Results) -> Section | None:
     places = {name: number for number, name in enumerate(order(results))}
     cases = sorted(results.cases, key=lambda case: (places[case.contender], case.loop, case.rate_per_s or 0, case.connections))
     introduction = (
-        "CPU seconds are those of all the server's processes; memory is the most at once. The load generator's share is that of its "
-        "busiest process, at most in any round: near 100 % of a core, it was the limit. The machine's is that of all its cores together."
+        "CPU seconds are those of all the server's processes; memory is the most at once. The load generator's share is that of "
+        "its busiest process, at most in any round: near 100 % of a core, it was the limit. The machine's: all its cores."
     )
     return Section("resources", "Resources", "Resources", introduction, [_table(results, cases), *_gpus(results, cases)])
 
 
 def _table(results: Results, cases: list[Case]) -> Markup:
-    numbers = ("CPU s per 1,000 requests", "cores used", "memory", "processes", "load generator", "machine")
+    numbers = ("CPU ms a request", "cores used", "memory", "processes", "load generator", "machine")
     columns = [Column("server", numbers=False), Column("load", numbers=False), *(Column(name) for name in numbers)]
-    return table("Processor and memory", columns, [[title(results, case.contender), load_name(case), *_use(case)] for case in cases])
+    return table(
+        "Processor and memory", columns, [[title(results, case.contender), load_name(case), *_use(case)] for case in cases]
+    )
 
 
 def _use(case: Case) -> list[str]:
@@ -45,11 +47,14 @@ def _use(case: Case) -> list[str]:
 
 
 def _gpus(results: Results, cases: list[Case]) -> list[Markup]:
-    rows = []
-    for case in cases:
-        for uses in zip(*(one.gpus for one in case.rounds), strict=False):
-            rows.append([title(results, case.contender), load_name(case), *_gpu(uses)])
-    columns = [Column("server", numbers=False), Column("load", numbers=False), Column("GPU", numbers=False), *(Column(name) for name in ("utilisation", "power", "memory"))]
+    used = [(case, uses) for case in cases for uses in zip(*(one.gpus for one in case.rounds), strict=False)]
+    rows = [[title(results, case.contender), load_name(case), *_gpu(uses)] for case, uses in used]
+    columns = [
+        Column("server", numbers=False),
+        Column("load", numbers=False),
+        Column("GPU", numbers=False),
+        *(Column(name) for name in ("utilisation", "power", "memory")),
+    ]
     return [table("GPU", columns, rows)] if rows else []
 
 

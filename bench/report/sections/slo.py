@@ -18,8 +18,8 @@ def section(results: Results) -> Section | None:
     if slo is None:
         return None
     introduction = (
-        "Open loops at one rate after the other, until the lowest that failed and the highest that held are 5 % apart; what held is tried once more. "
-        "A failed request counts as slower than any other."
+        "Open loops at one rate after the other, until the lowest that failed and the highest that held are 5 % apart; "
+        "what held is tried once more. A failed request counts as slower than any other."
     )
     parts = [_words(slo)]
     if any(probe.latency_ms for probe in slo.probes):
@@ -49,7 +49,9 @@ def _picture(slo: Slo) -> Picture:
             points = [(probe.rate_per_s, probe.latency_ms) for probe in known if probe.held is held]
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker=marker, linestyle="", label=name, markersize=8)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, borderpad=0, ncols=2, handletextpad=0.2, columnspacing=1)
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, borderpad=0, ncols=2, handletextpad=0.2, columnspacing=1
+        )
         titles(axes, "requests due in a second", f"{slo.quantile}, ms")
 
     says = "; ".join(f"{per_second(one.rate_per_s)}: {'held' if one.held else one.why_not}" for one in slo.probes)

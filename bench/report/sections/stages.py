@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench.report.canvas import BACK, Frame, Picture, colour, figure, name_bar
+from bench.report.canvas import BACK, MUTED, SERIES, Frame, Picture, figure, name_bar
 from bench.report.findings import load_name
 from bench.report.markup import Column, Markup, table
 from bench.report.section import Section
@@ -19,6 +19,7 @@ _STAGES = ("queue", "decode", "infer", "encode", "client")
 _TITLES = {"queue": "queue", "decode": "decode", "infer": "infer", "encode": "encode", "client": "network, HTTP, client"}
 _LABELLED = {"wide": 9.0, "narrow": 19.0}
 """Per cent of a bar from which on a stage's share is written into it."""
+_COLOURS = (*SERIES[:4], MUTED)
 _ROW = 52
 
 Split = dict[str, float]
@@ -32,8 +33,8 @@ def section(results: Results) -> Section | None:
         return None
     closed = [(case, split) for case, split in known if case.loop == "closed"] or known
     introduction = (
-        "The mean of a request by the server's own histograms: waiting for the engine, reading the body, the engine's call, writing the answer. "
-        "All the rest of what the client saw is network, HTTP and the client itself."
+        "The mean of a request by the server's own histograms: waiting for the engine, reading the body, the engine's call, "
+        "writing the answer. All the rest of what the client saw is network, HTTP and the client itself."
     )
     parts = [figure(_picture(closed)), _table(known)]
     return Section("time", "Where the time goes", "Split of time", introduction, parts)
@@ -58,14 +59,17 @@ def _picture(known: Sequence[tuple[Case, Split]]) -> Picture:
             name_bar(axes, number, said, 12)
         bar_axes(axes, len(known), 100, "% of the time that the client waited (mean)")
         axes.set_xlim(0, 100)
-        looks = [Patch(facecolor=colour(place), edgecolor="none", label=_TITLES[name]) for place, name in enumerate(_STAGES)]
+        looks = [Patch(facecolor=_COLOURS[place], edgecolor="none", label=_TITLES[name]) for place, name in enumerate(_STAGES)]
         rows = axes.get_window_extent().height
         axes.legend(
-            handles=looks, loc="lower left", bbox_to_anchor=(0, 1 + 4 / rows), borderaxespad=0, borderpad=0, ncols=3 if frame.narrow else 5,
-            handlelength=1.0, handleheight=1.0, handletextpad=0.5, columnspacing=1.2,
+            handles=looks, loc="lower left", bbox_to_anchor=(0, 1 + 4 / rows), borderaxespad=0, borderpad=0,
+            ncols=3 if frame.narrow else 5, handlelength=1.0, handleheight=1.0, handletextpad=0.5, columnspacing=1.2,
         )  # fmt: skip
 
-    says = "; ".join(f"{load_name(case)}: " + ", ".join(f"{_TITLES[name]} {milliseconds(split[name])}" for name in _STAGES) for case, split in known)
+    says = "; ".join(
+        f"{load_name(case)}: " + ", ".join(f"{_TITLES[name]} {milliseconds(split[name])}" for name in _STAGES)
+        for case, split in known
+    )
     return Picture("time", "Parts of a request's time", f"{says}.", draw, height=_ROW * len(known), bars=True, top=50)
 
 
@@ -73,7 +77,7 @@ def _bar(axes: "Axes", number: int, split: Split, total: float, labelled: float)
     begin = 0.0
     for place, name in enumerate(_STAGES):
         share = 100 * max(0.0, split[name]) / total if total else 0.0
-        axes.barh(number, share, 0.4, begin, color=colour(place), edgecolor=BACK, linewidth=1.2)
+        axes.barh(number, share, 0.4, begin, color=_COLOURS[place], edgecolor=BACK, linewidth=1.2)
         if share >= labelled:
             axes.text(begin + share / 2, number, f"{share:.0f} %", ha="center", va="center_baseline", color=BACK)
         begin += share

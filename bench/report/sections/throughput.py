@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _MOST = 5
 _ROW = 46
+_FAR = 4
+"""A bound that is so many times what was served, or more, is told and not drawn."""
 
 
 def section(results: Results) -> Section | None:
@@ -36,7 +38,7 @@ def section(results: Results) -> Section | None:
         return None
     introduction = (
         "Closed loops: so many connections wait for an answer each before they ask again. The median of the rounds; "
-        "the upright strokes go from the worst round to the best."
+        "the thin strokes go from the worst round to the best."
     )
     several = len({case.connections for cases in lines.values() for case in cases}) > 1
     picture = _lines(results, lines) if several else _bars(results, [cases[0] for cases in lines.values()])
@@ -53,10 +55,11 @@ def _lines(results: Results, lines: dict[str, list[Case]]) -> Picture:
         ends = []
         for number, (name, cases) in enumerate(shown.items()):
             _line(axes, number, [everywhere.index(case.connections) for case in cases], cases)
-            ends.append(End(everywhere.index(cases[-1].connections), cases[-1].requests_per_s, title(results, name), number))
+            ends.append(End(cases[-1].requests_per_s, title(results, name), number))
         axes.set_xticks(range(len(everywhere)), [f"{count:,}" for count in everywhere])
         axes.set_xlim(-0.12, len(everywhere) - 0.88)
-        axes.set_ylim(0, 1.1 * max([spread(case).high for cases in shown.values() for case in cases] + ([bound] if bound else []) or [1]))
+        most = max(spread(case).high for cases in shown.values() for case in cases)
+        axes.set_ylim(0, _top(most, bound))
         plain_ticks(axes, "y")
         _bound_line(axes, bound)
         titles(axes, "connections", "requests/s")
@@ -76,8 +79,17 @@ def _line(axes: "Axes", number: int, places: Sequence[int], cases: Sequence[Case
     axes.plot(places, [case.requests_per_s for case in cases], **line_style(number))
 
 
+def _top(most: float, bound: float | None) -> float:
+    """The end of the axis: the bound is on it, unless it would press everything else to the ground."""
+    return 1.1 * (bound if bound and most < bound <= _FAR * most else most or 1)
+
+
 def _bound_line(axes: "Axes", bound: float | None) -> None:
     if bound is None:
+        return
+    if bound > axes.get_ylim()[1]:
+        text = f"the engine alone: {rounded(bound)}/s, far above"
+        axes.annotate(text, (1, 1), (0, 9), "axes fraction", "offset points", ha="right", color=INK)
         return
     axes.axhline(bound, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
     text = f"the engine alone: {rounded(bound)}/s"
@@ -88,19 +100,19 @@ def _bars(results: Results, cases: Sequence[Case]) -> Picture:
     bound = bound_requests_per_s(results)
 
     def draw(axes: "Axes", _: Frame) -> None:
-        most = max([spread(case).high for case in cases] + ([bound] if bound else []))
+        most = _top(max(spread(case).high for case in cases), bound)
         for number, case in enumerate(cases):
             axes.barh(number, case.requests_per_s, 0.34, color=colour(number))
             axes.plot([spread(case).low, spread(case).high], [number] * 2, color=INK, linewidth=1.4)
             said = f"{title(results, case.contender)}: {rounded(case.requests_per_s)}"
             name_bar(axes, number, said, 10)
-        if bound:
+        if bound and bound <= most:
             axes.axvline(bound, color=INK, linewidth=1.2, linestyle=(0, (2, 2)))
             axes.annotate(
                 f"the engine alone: {rounded(bound)}", (bound, 1), (-5, 8), xycoords=("data", "axes fraction"),
                 textcoords="offset points", ha="right", color=MUTED,
             )  # fmt: skip
-        bar_axes(axes, len(cases), most, "requests/s")
+        bar_axes(axes, len(cases), most / 1.04, "requests/s")
 
     says = "; ".join(f"{title(results, case.contender)}: {per_second(case.requests_per_s)}" for case in cases)
     caption = f"Requests answered in a second, {load_name(cases[0])}"

@@ -20,6 +20,7 @@ WHOLE = {
     "interim": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 413, True),
     "twice the same length": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", 200, True),
 }
+USUAL = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nX-Id: 1234567890\r\n\r\n0123456789"
 MALFORMED = {
     "no HTTP": b"garbage\r\n\r\n",
     "HTTP/2": b"HTTP/2 200 OK\r\ncontent-length: 0\r\n\r\n",
@@ -75,3 +76,26 @@ def test_an_end_within_an_answer_is_not_its_end():
         answer = Answer()
         assert feed(answer, part, 1000) == [0]
         assert answer.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("after", "status", "keeps"),
+    [
+        (USUAL.replace(b"1234567890\r", b"0987654321\r"), 200, True),
+        (USUAL.replace(b"200 OK", b"500 NO"), 500, True),
+        (USUAL.replace(b"X-Id: 1234567890", b"Connection: close"), 200, False),
+        (
+            USUAL.replace(b"X-Id: 1234567890\r\n\r\n0123456789", b"Connection: close\r\n\r\n012345678").replace(b"10", b"9 "),
+            200,
+            False,
+        ),
+        (USUAL[:-1], 0, True),
+        (USUAL.replace(b"h: 10", b"h: 11"), 0, True),
+    ],
+    ids=["alike", "another status", "closing", "closing, as long", "cut off", "one byte is to come"],
+)
+def test_an_answer_much_like_the_last_is_not_taken_for_it(after, status, keeps):
+    """As long as the last, or nearly: its status, its end and its connection are its own."""
+    answer = Answer()
+    assert feed(answer, USUAL, 1000) == feed(answer, USUAL, 1000) == [200]
+    assert (feed(answer, after, 1000), answer.keeps) == ([status], keeps)
