@@ -55,7 +55,7 @@ def search(target: Target, best_per_s: float, least_per_s: float, probe: Callabl
             held = rate_per_s
         else:
             failed = rate_per_s
-        rate_per_s = _next(held, failed)
+        rate_per_s = _next(held, failed, least_per_s)
     while held >= least_per_s and len(probes) < MOST_PROBES and not holds(held):
         held *= _BACK
     confirmed = held if probes and probes[-1].held and probes[-1].rate_per_s == held else None
@@ -73,7 +73,10 @@ def least_rate_per_s(target: Target, duration_s: float) -> float:
     return 1 / (1 - target.share) / duration_s
 
 
-def _next(held: float, failed: float) -> float:
+def _next(held: float, failed: float, least: float) -> float:
+    """Doubled until a rate fails, halved until one holds, and then the middle of both; below `least` there is none left."""
     if failed == math.inf:
         return held * 2
-    return failed / 4 if held == 0.0 else (held + failed) / 2
+    if held:
+        return (held + failed) / 2
+    return max(failed / 2, least) if failed > least * CLOSE_ENOUGH else 0.0

@@ -55,7 +55,7 @@ def test_a_rate_with_too_few_requests_for_its_quantile_is_not_tried():
     least = least_rate_per_s(TARGET, 4)
     assert least == pytest.approx(25)
     found = search(TARGET, 100, least, lambda rate: Probe(rate_per_s=rate, achieved_per_s=rate, latency_ms=99.0, held=False))
-    assert min(one.rate_per_s for one in found.probes) >= least
+    assert min(one.rate_per_s for one in found.probes) == least
 
 
 def test_nothing_is_told_where_not_even_one_request_in_a_second_holds():
