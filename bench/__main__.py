@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,13 @@ import typer
 from rich.console import Console
 
 from bench.errors import NotAsked
-from bench.options import Options, parse_concurrency, parse_header, parse_rates, parse_target
+from bench.options import Options, parse_concurrency, parse_header, parse_objective, parse_rates
 from foundation.command import exit_codes
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_WIDTH = 160
+"""Columns of the table where nobody's terminal says how many there are."""
 
 _SERVER, _LOAD, _LIMITS, _RESULTS = "What is asked", "Load", "How far from the limit", "Results"
 
@@ -106,10 +110,11 @@ def bench(
 ) -> None:
     """Load-test a server: how fast its answers are, and how far it is from the limit.
 
-    Without --url, our server is started on --bound. Exit code: 0, or 1 if it was stopped in the middle or --compare found worse
-    numbers, or 2 if nothing could be measured.
+    Without --url, our server is started on --bound. Exit code: 0; 1 if it was stopped in the middle, or --compare found worse
+    numbers or none to compare; 2 if nothing could be measured; 130 after Ctrl-C, 143 after SIGTERM.
     """
     with exit_codes(as_json=False):
+        rates, sweep = parse_rates(rate)
         options = Options(
             url=url,
             model=model,
@@ -119,9 +124,9 @@ def bench(
             headers=tuple(parse_header(text) for text in header or ()),
             rows=rows,
             concurrency=parse_concurrency(concurrency),
-            rates=parse_rates(rate)[0],
-            sweep=parse_rates(rate)[1],
-            target=None if slo is None else parse_target(slo),
+            rates=rates,
+            sweep=sweep,
+            objective=None if slo is None else parse_objective(slo),
             duration_s=duration,
             warmup_s=warmup,
             rounds=rounds,
@@ -132,12 +137,24 @@ def bench(
             against=tuple(dict.fromkeys((against or "").replace(" ", "").split(","))) if against else (),
             out=out,
             tolerance=tolerance,
-            command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+            command=_command(sys.argv[1:]),
         )
-        if url is None and bound is None:
-            raise NotAsked("say which server: --url http://127.0.0.1:8080, or --bound ARTIFACT to start ours on an artifact")
+        if compare is not None and compare.resolve() == (out / "results.json").resolve():
+            raise NotAsked(f"--compare {compare} is what this test will write: keep the old one elsewhere, or give another --out")
         worse = _measured(options, compare)
     raise typer.Exit(1 if worse else 0)
+
+
+def _command(words: Sequence[str]) -> str:
+    """What a reader types for the same test, without what may be secret: the values of headers, the query of a URL."""
+    words = list(words[1:] if words[:1] == ["bench"] else words)
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=") if word.startswith("--") else (words[place - 1], "", word)
+        if flag == "--header" and value:
+            words[place] = f"{flag}{equals}" * bool(equals) + value.partition(":")[0] + ": …"
+        if flag == "--url" and "?" in value:
+            words[place] = f"{flag}{equals}" * bool(equals) + value.partition("?")[0] + "?…"
+    return shlex.join(["stateserve", "bench", *words])
 
 
 def _measured(options: Options, compare_with: Path | None) -> bool:
@@ -146,11 +163,12 @@ def _measured(options: Options, compare_with: Path | None) -> bool:
     from bench.live import LiveTest
     from bench.summary import print_summary
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda found, _: sys.exit(128 + found))
     previous = None if compare_with is None else results.read(compare_with)
     with LiveTest().running() as shown:
         found = load_test.run(options, shown, previous)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     print_summary(found, options.out, console)
     if previous is None:
         return False

@@ -35,6 +35,8 @@ _UNKNOWN = 1.0
 _FELL_TWICE = 2
 LEAST_CALLS = 3
 """So many calls of every batch size, however short the measurement is."""
+_SILENT_S = 120.0
+"""A process that says nothing for so long, beside what was asked of it, hangs: a start, golden replay, a long call take less."""
 _PROJECT = Path(__file__).parents[1]
 
 
@@ -77,7 +79,7 @@ def points(asked: Asked) -> Iterator[Point]:
     """Measures in a process of its own; each point comes as soon as it is there. Leaving early ends the process.
 
     Raises:
-        ProcessFailed: the engine could not be made, did not prove itself, or failed: with its own words.
+        ProcessFailed: the engine could not be made, did not prove itself, or failed: with its own words; or it hangs.
     """
     with tempfile.TemporaryFile("w+") as complaints:
         process = subprocess.Popen(
@@ -103,7 +105,7 @@ def _read(process: "subprocess.Popen[str]", asked: Asked, complaints: IO[str]) -
     with contextlib.suppress(BrokenPipeError):  # it has ended already: its last words say why
         process.stdin.write(json.dumps(asdict(asked)) + "\n")
         process.stdin.flush()
-    for line in process.stdout:
+    for line in _lines(process, process.stdout, _SILENT_S + max(asked.seconds.values(), default=0.0)):
         if not line.startswith("{"):  # a library may print there, too
             continue
         said: dict[str, Any] = json.loads(line)
@@ -115,6 +117,33 @@ def _read(process: "subprocess.Popen[str]", asked: Asked, complaints: IO[str]) -
     complaints.seek(0)
     last = (complaints.read().strip().splitlines() or ["without a word"])[-1]
     raise ProcessFailed(f"the measuring process ended with code {process.wait()}: {last}")
+
+
+def _lines(process: "subprocess.Popen[str]", said: IO[str], silent_s: float) -> Iterator[str]:
+    """What a process says, line by line, until its end; one that says nothing for so long is ended.
+
+    Raises:
+        ProcessFailed: it had to be ended.
+    """
+    hangs = threading.Event()
+
+    def end() -> None:
+        hangs.set()
+        process.kill()
+
+    while True:
+        patience = threading.Timer(silent_s, end)
+        patience.daemon = True
+        patience.start()
+        try:
+            line = said.readline()
+        finally:
+            patience.cancel()
+        if hangs.is_set():
+            raise ProcessFailed(f"the measuring process said nothing for {silent_s:g} s and was ended: its engine hangs")
+        if not line:
+            return
+        yield line
 
 
 def sizes(signature: Signature) -> list[int]:

@@ -50,6 +50,9 @@ class Unwatched:
     def window_began(self) -> None:
         """Nothing."""
 
+    def window_ended(self) -> None:
+        """Nothing."""
+
     def progressed(self, progress: Progress) -> None:
         """Nothing."""
 

@@ -2,6 +2,7 @@
 
 A number changed if its medians differ by more than the tolerance; whether that lies within what the rounds differ by anyway is
 said beside it, and does not excuse it. Only ours can count as worse: a peer that changed, too, tells that it was the machine.
+What was not compared is no proof: a closed loop of ours that only the old test has counts, and so does nothing in common at all.
 """
 
 import textwrap
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.page import Spread
-from bench.report.findings import best, failures, latency_spread, load_name, order, share_of_bound, spread
+from bench.report.findings import best, failures, latency_spread, load_name, order, share_of_bound, spread, title
 from bench.report.units import counted, moment, percent, rounded, times
 from bench.results import OURS, Case, Results
 
@@ -21,7 +22,13 @@ _MORE_IS_BETTER = {"requests/s", "served / bound"}
 _COLUMNS = 100
 _MACHINE = ("cpu", "cores", "isa", "system", "gpus")
 """What makes two machines two. Versions of packages are told apart from it: a new version may be what is tested."""
+_ASKED = ("content_id", "engine", "threads", "instances", "device", "max_rows", "tuned")
+"""What of the model's facts makes another server of it."""
+_FACTS = {"content_id": "model content", "instances": "number of instances", "threads": "number of threads", "tuned": "tuning"}
+_BOUND = ("engine", "threads", "instances", "device")
+"""What makes two bounds two: beside an engine with more threads, a faster server reaches a smaller share."""
 _SAME_RATE = 0.005
+_NOTHING = "Nothing of ours could be compared: no load, bound or target is in both tests. It counts as worse."
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What changed. `different` is why the two may not be comparable, `unmatched` what only one of them has."""
+    """What changed. `different` is why the two may not be comparable, `unmatched` what only one of them has.
+
+    `gone` are closed loops of ours that only the old test has.
+    """
 
     tolerance: float
     old_made_at: str
@@ -84,22 +94,35 @@ class Comparison:
     different: Sequence[str]
     changes: Sequence[Change]
     unmatched: Sequence[str]
+    gone: Sequence[str] = ()
 
     @property
-    def beyond(self) -> list[Change]:
-        """What got worse beyond the tolerance."""
+    def worse(self) -> list[Change]:
+        """Numbers of ours that got worse beyond the tolerance."""
         return [one for one in self.changes if one.counts]
+
+    @property
+    def beyond(self) -> list[str]:
+        """Why the comparison fails, a line each; empty where it does not: what got worse, what is gone, or nothing compared."""
+        lines = [f"{one.load}, {one.unit}: {_value(one, one.old)} became {_value(one, one.new)}" for one in self.worse]
+        lines += [f"{load}: in the old test only" for load in self.gone]
+        return [*lines, *([] if self._ours else [_NOTHING])]
+
+    @property
+    def _ours(self) -> list[Change]:
+        return [one for one in self.changes if one.contender == OURS]
 
     @property
     def summary(self) -> str:
         """One sentence."""
-        ours = [one for one in self.changes if one.contender == OURS]
+        ours = self._ours
         counts = {kind: sum(one.verdict == kind for one in ours) for kind in ("worse", "better", "same")}
         if not ours:
-            return "Nothing can be compared: no load of ours is in both tests."
+            return _NOTHING
         allowed = percent(self.tolerance)
         told = f"{counts['worse']} worse and {counts['better']} better by more than {allowed}; {counts['same']} within it"
-        return f"Of {counted(len(ours), 'number')} of ours, {told}."
+        gone = f"; {counted(len(self.gone), 'load')} of the old test missing, which counts as worse" if self.gone else ""
+        return f"Of {counted(len(ours), 'number')} of ours, {told}{gone}."
 
     @property
     def told(self) -> list[Change]:
@@ -114,7 +137,7 @@ class Comparison:
             *(line for reason in self.different for line in _wrapped(f"!! {reason}")),
             *_table(self.told),
             *(line for name in self.unmatched for line in _wrapped(f"Not compared: {name}")),
-            self.summary,
+            *_wrapped(self.summary),
         ]
 
 
@@ -123,8 +146,10 @@ def compare(old: Results, new: Results, tolerance: float) -> Comparison:
     pairs = _pairs(old, new)
     changes = [change for one, two in pairs for change in _of_a_case(one, two, tolerance)]
     changes += [*_of_the_bound(old, new, tolerance), *_of_the_target(old, new, tolerance)]
-    unmatched = [*_unmatched(old, new, pairs), *_targets_unmatched(old, new)]
-    return Comparison(tolerance, old.made_at, new.made_at, list(_different(old, new)), changes, unmatched)
+    unmatched = [*_unmatched(old, new, pairs), *_bounds_unmatched(old, new), *_targets_unmatched(old, new)]
+    known = {one.load for one, _ in pairs}
+    gone = [load_name(case) for case in old.closed() if case.load not in known]
+    return Comparison(tolerance, old.made_at, new.made_at, list(_different(old, new)), changes, unmatched, gone)
 
 
 def _pairs(old: Results, new: Results) -> list[tuple[Case, Case]]:
@@ -160,9 +185,20 @@ def _of_a_case(old: Case, new: Case, tolerance: float) -> Iterator[Change]:
 
 
 def _of_the_bound(old: Results, new: Results, tolerance: float) -> Iterator[Change]:
+    if any(_bounds_differ(old, new)):
+        return
     before, after = _share(old), _share(new)
     if before is not None and after is not None:
         yield Change(OURS, "at its best", "served / bound", Spread.of([before]), Spread.of([after]), tolerance)
+
+
+def _bounds_differ(old: Results, new: Results) -> Iterator[str]:
+    if old.bound is None or new.bound is None:
+        return
+    for name in _BOUND:
+        before, after = getattr(old.bound, name), getattr(new.bound, name)
+        if before != after:
+            yield f"{name} {_was_is(before, after)}"
 
 
 def _share(results: Results) -> float | None:
@@ -186,6 +222,9 @@ def _different(old: Results, new: Results) -> Iterator[str]:
     for what, before, after in _asked(old, new):
         if before != after:
             yield f"another {what}: it {_was_is(before, after)}"
+    bounds = list(_bounds_differ(old, new))
+    if bounds:
+        yield f"another bound: {'; '.join(bounds)}: served / bound is not compared"
     for name, before, after in _versions(old.machine, new.machine):
         yield f"another version: {name} was {before}, is {after}"
     for which, one in (("old", old), ("new", new)):
@@ -195,8 +234,8 @@ def _different(old: Results, new: Results) -> Iterator[str]:
 
 def _asked(old: Results, new: Results) -> Iterator[tuple[str, Any, Any]]:
     yield "model", old.model.name, new.model.name
-    yield "model content", old.model.facts.get("content_id"), new.model.facts.get("content_id")
-    yield "engine", old.model.facts.get("engine"), new.model.facts.get("engine")
+    for name in _ASKED:
+        yield _FACTS.get(name, name), old.model.facts.get(name), new.model.facts.get(name)
     yield "protocol", old.payload.protocol, new.payload.protocol
     yield "payload", _payload(old), _payload(new)
 
@@ -234,7 +273,14 @@ def _unmatched(old: Results, new: Results, pairs: Sequence[tuple[Case, Case]]) -
             for loop, cases in (("closed", results.closed(contender)), ("open", results.open(contender))):
                 left = [load_name(case) for case in cases if case.load not in known]
                 if left:
-                    yield f"{contender}, {loop} loop, {', '.join(left)}: in the {which} test only"
+                    name = title(results, OURS) if contender == OURS else contender
+                    counts = ", which counts as worse" if (contender, loop, which) == (OURS, "closed", "old") else ""
+                    yield f"{name}, {loop} loop, {', '.join(left)}: in the {which} test only{counts}"
+
+
+def _bounds_unmatched(old: Results, new: Results) -> Iterator[str]:
+    if (old.bound is None) != (new.bound is None):
+        yield f"served / bound: in the {'new' if old.bound is None else 'old'} test only"
 
 
 def _targets_unmatched(old: Results, new: Results) -> Iterator[str]:

@@ -11,7 +11,7 @@ import artifact
 from artifact import Artifact, scaled_error
 from bench import payloads
 from bench.client.load import Request
-from bench.errors import NotAsked, WrongAnswer
+from bench.errors import NotAsked, ServerGone, WrongAnswer
 from bench.observed import Observer, listening
 from bench.observed.errors import NotSeen
 from bench.payloads import Body, Inputs, Payload
@@ -21,12 +21,13 @@ from bench.results import OURS, Contender
 from bench.target import Target, ask
 
 _READY = "/v2/health/ready"
+_LAST_LINES = 5
 _TOLERANCE = 1e-5
 """Scaled error that an answer may have at least: joined rows and other thread counts round differently."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Contestant:
     """A contender that runs, and what it is sent, taken in turn."""
 
     key: str
@@ -49,23 +50,28 @@ def our_server(directory: Path, folder: Path) -> Iterator[str]:
     Raises:
         ProcessFailed: it did not start, or ended.
     """
-    name, version = directory.absolute().parts[-2:]
+    name, version = directory.resolve().parts[-2:]
     repository = folder / "repository"
     shutil.copytree(directory, repository / name / version)
     port = free_port()
     command = [sys.executable, "-m", "serving", "--repository", str(repository), "--port", str(port)]
-    with running(command, port, folder / "stateserve.log", _READY):
-        yield f"http://127.0.0.1:{port}"
+    log = folder / "stateserve.log"
+    with running(command, port, log, _READY):
+        try:
+            yield f"http://127.0.0.1:{port}"
+        except ServerGone as gone:
+            last = "\n".join(log.read_text().splitlines()[-_LAST_LINES:])
+            raise ServerGone(f"{gone}; it ends with:\n{last}", gone.outcome) from gone
 
 
-def ours(found: Target, sent: Sequence[Payload]) -> Asked:
+def ours(found: Target, sent: Sequence[Payload]) -> Contestant:
     """The server that was given by its URL."""
     facts = {
         name: found.facts[name] for name in ("execution", "engine", "threads", "instances", "max_rows") if name in found.facts
     }
     about = facts.get("execution", f"The server at {found.host}:{found.port}.")
     observer = Observer(found.host, found.port, found.model or None, found.version)
-    return Asked(
+    return Contestant(
         OURS,
         Contender(title="Stateserve" if facts else "the server", about=about, settings=facts),
         found.host,
@@ -76,7 +82,7 @@ def ours(found: Target, sent: Sequence[Payload]) -> Asked:
 
 
 @contextlib.contextmanager
-def beside(peer: Peer, loaded: Artifact | None, protocol: str, first: Asked, folder: Path) -> Iterator[Asked]:
+def beside(peer: Peer, loaded: Artifact | None, protocol: str, first: Contestant, folder: Path) -> Iterator[Contestant]:
     """A peer with the same model, engine, threads and cores as the first contender, and its requests, until the block ends.
 
     Raises:
@@ -87,18 +93,19 @@ def beside(peer: Peer, loaded: Artifact | None, protocol: str, first: Asked, fol
         raise NotAsked("--against starts others with the same model: say where its artifact lies, by --bound ARTIFACT")
     facts, directory = first.info.settings, loaded.path
     if not listening.is_here(first.host):
-        raise NotAsked(f"--against starts others on this machine, and {first.host} is another: leave it out, or run this there")
+        raise NotAsked(f"--against starts others on this machine, and {first.host} is another: leave it out, or run it there")
     engine, threads = facts.get("engine", "auto"), int(facts["threads"]) if "threads" in facts else None
+    instances = int(facts.get("instances", 1))
     cpus = _cpus(first)
     same = peer.on(engine, "cpu")
-    path = same.path(protocol, directory.absolute().parts[-2])
-    info = same.contender(directory, threads, cpus)
-    with same.start(directory, folder / same.key, threads, cpus) as found:
+    path = same.path(protocol, directory.resolve().parts[-2])
+    info = same.contender(directory, threads, instances, cpus)
+    with same.start(directory, folder / same.key, threads, instances, cpus) as found:
         sent = [replace(one, path=path) for one in first.sent]
-        yield Asked(same.key, info, "127.0.0.1", found.port, sent, Observer("127.0.0.1", found.port, None, pid=found.pid))
+        yield Contestant(same.key, info, "127.0.0.1", found.port, sent, Observer("127.0.0.1", found.port, None, pid=found.pid))
 
 
-def _cpus(first: Asked) -> frozenset[int] | None:
+def _cpus(first: Contestant) -> frozenset[int] | None:
     """The cores that the first contender may run on; None where its processes cannot be seen."""
     try:
         return frozenset[int]().union(*(process.cpu_affinity() for process in listening.serving(first.host, first.port)))
@@ -123,7 +130,7 @@ def artifact_of(directory: Path, found: Target) -> Artifact:
     return loaded
 
 
-def require_answers(asked: Asked, protocol: str, given: Sequence[Inputs | Body], loaded: Artifact | None) -> None:
+def require_answers(asked: Contestant, protocol: str, given: Sequence[Inputs | Body], loaded: Artifact | None) -> None:
     """Asks a contender everything once; where there is an artifact, its numbers must be those of the engine.
 
     Raises:

@@ -8,6 +8,7 @@
   - NoResults          a results.json is not there, or is none
   - NotAsked           the server, its model or the payload is not what was asked for: nothing could be measured
   - NotTuned           an artifact could not be tuned: no engine of it runs here, or bench.json cannot be written
+  - NotWritten         a file of the results could not be written
   - PeerMissing        a peer that was asked for is not installed here, or does not exist
   - ServerGone         the server stopped answering while it was measured; what was measured by then is kept
 """
@@ -35,6 +36,8 @@ class ProcessFailed(BenchError):
 class WrongAnswer(BenchError):
     """A server's numbers are not the engine's."""
 
+    exit_code: ClassVar[int] = 2
+
 
 class FailedLoad(BenchError):
     """Some requests of a load were not answered, or not with success."""
@@ -56,6 +59,10 @@ class NotTuned(BenchError):
     """An artifact could not be tuned: no engine of it runs here, or bench.json cannot be written."""
 
     exit_code: ClassVar[int] = 2
+
+
+class NotWritten(BenchError):
+    """A file of the results could not be written."""
 
 
 class PeerMissing(BenchError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import socket
@@ -17,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from bench.client import plan
+from bench.client.exhausted import require_not_exhausted
 from bench.client.load import Load, Outcome
 from bench.client.plan import Address
 from bench.errors import ProcessFailed, ServerGone
@@ -35,6 +37,8 @@ _READ_BYTES = 65536
 
 _CURVE_STEPS = 100
 
+Phase = Literal["warm-up", "measuring", "waiting"]
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -43,7 +47,7 @@ class Progress:
     With several processes, `p50_ms` is the mean of theirs and `p99_ms` the largest of theirs.
     """
 
-    phase: Literal["warm-up", "measuring", "waiting"]
+    phase: Phase
     elapsed_s: float
     requests: int
     errors: int
@@ -56,7 +60,11 @@ class Watcher(Protocol):
     """Who looks on while a load runs."""
 
     def window_began(self) -> None:
-        """The warm-up is over."""
+        """The warm-up is over, and the measured time begins: at this moment, so this has to be quick."""
+        ...
+
+    def window_ended(self) -> None:
+        """The measured time is over: at this moment, before late answers are waited for. Not called where it never began."""
         ...
 
     def progressed(self, progress: Progress) -> None:
@@ -69,7 +77,7 @@ def fire(load: Load, folder: Path, watcher: Watcher) -> Outcome:
 
     Raises:
         ServerGone: the server cannot be reached, or stopped answering; `outcome` is what was measured by then.
-        ProcessFailed: a process of the generator ended before its time.
+        ProcessFailed: a process of the generator ended before its time, or this machine has no descriptor or port left for it.
     """
     plans = plan.write(load, _address(load), folder)
     with contextlib.ExitStack() as stack:
@@ -108,7 +116,7 @@ def _quantiles(ordered: np.ndarray, shares: Sequence[float]) -> list[float]:
 
 
 def _shares(count: int) -> list[float]:
-    """Hundredths, then ninety steps within each last tenth of the rest, as far as so many requests can tell; and 1."""
+    """Hundredths, then nine steps to 0.999, nine more to 0.9999 and so on, as far as so many requests can tell; and 1."""
     shares, rest = [step / _CURVE_STEPS for step in range(_CURVE_STEPS)], 0.01
     while rest * count > 1:
         shares += [1 - rest * (10 - step) / 10 for step in range(1, 10)]
@@ -133,12 +141,14 @@ class _Child:
         """Takes what it says.
 
         Raises:
-            ProcessFailed: it says nothing more, and has not said that it is done.
+            ProcessFailed: it says that it failed, or says nothing more and has not said that it is done.
         """
         data = os.read(self.process.stdout.fileno(), _READ_BYTES)  # type: ignore[union-attr]
         *lines, self._part = (self._part + data).split(b"\n")
         for line in lines:
             self.said.update(json.loads(line))
+        if "failed" in self.said:
+            raise ProcessFailed(self.said["failed"])
         if not data and "done" not in self.said:
             code = self.process.wait(_END_TIMEOUT_S)
             raise ProcessFailed(f"a process of the load generator ended with code {code}: {self.log.read_text().strip()}")
@@ -169,7 +179,7 @@ class _Talk:
         for child in children:
             self._selector.register(child.process.stdout, selectors.EVENT_READ, child)  # type: ignore[arg-type]
         self._begin_s = self._next_s = 0.0
-        self._began = False
+        self._phase: Phase = "warm-up"
         self.gone = ""
 
     @property
@@ -197,17 +207,31 @@ class _Talk:
 
     def go_on(self, watcher: Watcher) -> None:
         """Hears for a moment, and tells the watcher."""
-        window_s = self._begin_s + self._load.warmup_s
-        self._hear(self._next_s if self._began else min(self._next_s, window_s))
+        self._hear(min(self._next_s, self._edge_s()))
+        self._look_at_the_window(watcher)
         now_s = time.monotonic()
-        if not self._began and now_s >= window_s:
-            self._began = True
-            watcher.window_began()
         if now_s >= self._next_s:
             self._next_s = now_s + _TELL_S
             watcher.progressed(self._progress(now_s))
             self._look_whether_gone()
             self._look_at_the_time(now_s)
+
+    def _edge_s(self) -> float:
+        """The window's next edge. Where the server is gone, the window ends now, or never begins."""
+        begin_s = self._begin_s + self._load.warmup_s
+        if self._phase == "warm-up" and not self.gone:
+            return begin_s
+        if self._phase == "measuring":
+            return 0.0 if self.gone else begin_s + self._load.duration_s
+        return math.inf
+
+    def _look_at_the_window(self, watcher: Watcher) -> None:
+        if self._phase == "warm-up" and time.monotonic() >= self._edge_s():
+            self._phase = "measuring"
+            watcher.window_began()
+        if self._phase == "measuring" and time.monotonic() >= self._edge_s():
+            self._phase = "waiting"
+            watcher.window_ended()
 
     def _hear(self, until_s: float) -> None:
         for key, _ in self._selector.select(max(0.0, until_s - time.monotonic())):
@@ -219,11 +243,10 @@ class _Talk:
 
     def _progress(self, now_s: float) -> Progress:
         elapsed_s = max(0.0, now_s - self._begin_s)
-        waiting = elapsed_s >= self._load.warmup_s + self._load.duration_s
         latest = [child.said["latest"] for child in self._children if child.said.get("latest", {}).get("requests")]
         answered = sum(one["requests"] for one in latest)
         return Progress(
-            phase="waiting" if waiting else "measuring" if self._began else "warm-up",
+            phase=self._phase,
             elapsed_s=elapsed_s,
             requests=sum(child.said.get("requests", 0) for child in self._children),
             errors=sum(child.said.get("errors", 0) for child in self._children),
@@ -249,11 +272,13 @@ def _address(load: Load) -> Address:
 
     Raises:
         ServerGone: none does.
+        ProcessFailed: this machine has no descriptor or port left.
     """
     try:
         with socket.create_connection((load.host, load.port), _LOOK_UP_TIMEOUT_S) as found:
             return int(found.family), *found.getpeername()[:2]
     except OSError as cause:
+        require_not_exhausted(cause.errno, 0)
         why = cause.strerror or cause
         raise ServerGone(f"{load.host}:{load.port} takes no connection: {why}; is the server running there?") from cause
 
@@ -279,4 +304,6 @@ def _together(load: Load, children: Sequence[_Child], folder: Path) -> Outcome:
         sent_bytes=sum(one["sent_bytes"] for one in told),
         received_bytes=sum(one["received_bytes"] for one in told),
         client_busy=max(one["client_busy"] for one in told),
+        in_time=sum(one["in_time"] for one in told),
+        waited=sum(one["waited"] for one in told),
     )

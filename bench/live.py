@@ -1,9 +1,9 @@
 """What a person sees while a load test runs: what is measured now, what was measured, and how long it will take."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import generator
+from bench.report.findings import load_name
+from bench.report.units import exact
 from bench.results import Case, Round
 
 _MOST_ROWS = 18
@@ -57,6 +59,9 @@ class LiveTest:
     def window_began(self) -> None:
         """The warm-up is over: see `generator.Watcher`."""
 
+    def window_ended(self) -> None:
+        """The load's time is over: see `generator.Watcher`."""
+
     def progressed(self, progress: generator.Progress) -> None:
         """How the load is doing: see `generator.Watcher`."""
         parts = [f"{progress.phase} {progress.elapsed_s:.0f} s", f"{progress.requests:,} answered"]
@@ -77,6 +82,10 @@ class LiveTest:
         failed = f", failed: {_errors_text(last.errors)}" if last.errors else ""
         self._line(f"{title}: {last.requests_per_s:,.0f} requests/s{latency}{failed}")
 
+    def kept(self, folder: Path) -> None:
+        """The test was stopped; what was measured is in this folder."""
+        self._console.print(f"stopped; what was measured is in {folder / 'report.html'}", markup=False, soft_wrap=True)
+
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
             self._console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, soft_wrap=True)
@@ -94,27 +103,11 @@ def table(cases: Sequence[Case]) -> Table:
     for title in ("requests/s", "rows/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "failed"):
         made.add_column(title, justify="right", no_wrap=True)
     for case in cases:
-        latencies = [_ms(case.latency_ms(name)) for name in ("p50", "p90", "p99", "p999", "max")]
+        latencies = [exact(case.latency_ms(name), 3) for name in ("p50", "p90", "p99", "p999", "max")]
         failed = sum(sum(one.errors.values()) for one in case.rounds)
         rates = [f"{case.requests_per_s:,.0f}", f"{case.rows_per_s:,.0f}"]
-        made.add_row(
-            case.contender, load_text(case.connections, case.rate_per_s), *rates, *latencies, f"{failed:,}" if failed else "-"
-        )
+        made.add_row(case.contender, load_name(case), *rates, *latencies, f"{failed:,}" if failed else "-")
     return made
-
-
-def load_text(connections: int, rate_per_s: float | None) -> str:
-    """A load in a word: `32 connections`, or `500/s`."""
-    if rate_per_s is not None:
-        return f"{rate_per_s:,.0f}/s" if rate_per_s >= 100 else f"{rate_per_s:.3g}/s"
-    return f"{connections} connection{'s' if connections > 1 else ''}"
-
-
-def _ms(value: float | None) -> str:
-    if value is None:
-        return "-"
-    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
-    return f"{value:,.{min(digits, 3)}f}"
 
 
 def _errors_text(errors: Mapping[str, int]) -> str:

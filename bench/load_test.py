@@ -1,50 +1,39 @@
-"""A load test, its steps in order: look at the server, make the requests, ask each once, measure, write.
+"""A load test, its steps in order: prepare, measure the engine alone, closed loops, open loops, search; write after each.
 
 Contenders run side by side and are asked in turn, round by round, so that a slow minute of the machine hits them all.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from bench import bound, generator, inputs, payloads, peers, search, target
+from bench import bound, generator, search
 from bench.client.load import Load, Outcome
-from bench.contenders import Asked, artifact_of, beside, our_server, ours, require_answers
-from bench.errors import NotAsked, ServerGone
-from bench.live import load_text
-from bench.observed import Observation, Observer, machine
+from bench.contenders import Contestant
+from bench.errors import ServerGone
+from bench.observed import Observation, Observer, listening
 from bench.options import SWEEP, Options
-from bench.payloads import Inputs
+from bench.preparation import Prepared, Steps, prepare
 from bench.record import Record
-from bench.results import BoundPoint, Case, ModelAsked, PayloadSent, Probe, Results, Round
-from bench.target import Target
+from bench.report import units
+from bench.results import BoundPoint, Case, Probe, Results, Round
 from foundation.errors import StateserveError
 
-DIFFERENT = 8
-"""How many different bodies take turns, so that no cache can answer."""
 BOUND_LOADS = 2
 """The engine alone gets as long as so many loads, for all its batch sizes together."""
 
 _LONGER_WARM_UP = 4
-_MACHINE_BUSY_BEFORE = 0.1
-"""Load before the test, as a share of the cores, from which on a reader is warned."""
+_WAITED = 0.01
+"""Share of an open loop's requests that waited for a connection, from which on a reader is told."""
 
 
-class Shown(generator.Watcher, Protocol):
+class Shown(generator.Watcher, Steps, Protocol):
     """Who shows a test while it runs: see `bench.live`."""
 
     def expect(self, loads: int) -> None:
         """So many loads more are to come."""
-        ...
-
-    def step(self, title: str) -> None:
-        """Something that is no load begins."""
         ...
 
     def begins(self, title: str) -> None:
@@ -55,101 +44,36 @@ class Shown(generator.Watcher, Protocol):
         """A load was measured, which is the last round of a case, or none."""
         ...
 
+    def kept(self, folder: Path) -> None:
+        """The test was stopped; what was measured is in this folder."""
+        ...
+
 
 def run(options: Options, shown: Shown, previous: Results | None = None) -> Results:
     """Runs a test and writes its folder; `previous` is what its report compares it with.
 
     Raises:
         NotAsked, PeerMissing, WrongAnswer: nothing could be measured, and nothing was written.
-        ServerGone, ProcessFailed: it was stopped in the middle; what was measured by then is written. So on Ctrl-C.
+        ServerGone, ProcessFailed, NotWritten: it was stopped in the middle; what was measured by then is kept. So on Ctrl-C.
     """
-    if not options.concurrency and (options.sweep or options.target is not None):
-        raise NotAsked("--slo and --rate sweep begin at what a closed loop reaches: give --concurrency, too")
-    if not options.concurrency and not options.rates:
-        raise NotAsked("there is nothing to measure: give --concurrency, or --rate")
-    others = peers.chosen(options.against)
-    for one in others:
-        one.require_installed()
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stateserve-bench-")))
-        found = _looked_at(options, shown, folder, stack)
-        loaded = None if options.bound is None else artifact_of(options.bound, found)
-        arrays = _arrays(options, found)
-        asked = [ours(found, payloads.build(options.protocol, found, arrays, options.headers))]
-        for one in others:
-            shown.step(f"start {one.title}")
-            asked.append(stack.enter_context(beside(one, loaded, options.protocol, asked[0], folder)))
-        for one in asked:
-            shown.step(f"ask {one.info.title} once")
-            require_answers(one, options.protocol, arrays, loaded)
-        options.out.mkdir(parents=True, exist_ok=True)
-        test = LoadTest(
-            options, shown, folder, asked, Record(options.out, _begun(options, found, asked), previous, options.tolerance)
-        )
-        return test.run()
-
-
-def _looked_at(options: Options, shown: Shown, folder: Path, stack: contextlib.ExitStack) -> Target:
-    if options.protocol not in payloads.PROTOCOLS:
-        raise NotAsked(f"--protocol {options.protocol}: there are {', '.join(payloads.PROTOCOLS)}")
-    if options.protocol == "raw":
-        return target.any_url(options.url or "")
-    url = options.url
-    if url is None and options.bound is not None:
-        shown.step("start the server")
-        url = stack.enter_context(our_server(options.bound, folder))
-    return target.look(url or "", options.model, options.version, options.headers)
-
-
-def _arrays(options: Options, found: Target) -> Sequence[Inputs | payloads.Body]:
-    if payloads.PROTOCOLS[options.protocol].write is None:
-        return inputs.bodies(options.inputs, images_only=options.protocol != "raw")
-    if options.inputs:
-        return inputs.from_files(options.inputs, found.signature, guessed=found.guessed)
-    return inputs.made_up(found.signature, options.rows, DIFFERENT)
-
-
-def _begun(options: Options, found: Target, asked: Sequence[Asked]) -> Results:
-    """The results before anything is measured."""
-    sent = asked[0].sent
-    notes = list(found.notes)
-    busy = machine.load_before()
-    if busy > _MACHINE_BUSY_BEFORE:
-        notes.append(f"The machine was not quiet before the test: {busy * 100:.0f} % of its cores were busy.")
-    return Results(
-        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=options.command,
-        url=options.url or "started for the test",
-        complete=False,
-        stopped_by=None,
-        machine=machine.facts(),
-        model=ModelAsked(
-            name=found.model, version=found.version, signature=found.signature.to_json() if found.oip else None, facts=found.facts
-        ),
-        payload=PayloadSent(
-            protocol=options.protocol,
-            different=len(sent),
-            rows=sum(one.rows for one in sent) / len(sent),
-            body_bytes=sum(len(one.content) for one in sent) / len(sent),
-        ),
-        contenders={one.key: one.info for one in asked},
-        cases=[],
-        notes=notes,
-    )
+        return LoadTest(options, shown, prepare(options, shown, stack), previous).run()
 
 
 class LoadTest:
-    """A test whose contenders run and answer; made by `run`."""
+    """A test whose contenders run and have answered; made by `run`."""
 
-    def __init__(self, options: Options, shown: Shown, folder: Path, asked: Sequence[Asked], record: Record) -> None:
-        self._options, self._shown, self._folder = options, shown, folder
-        self._asked, self._record = asked, record
+    def __init__(self, options: Options, shown: Shown, prepared: Prepared, previous: Results | None) -> None:
+        self._options, self._shown = options, shown
+        self._contestants, self._folder = prepared.contestants, prepared.folder
+        self._record = Record(options.out, prepared.begun, previous, options.tolerance)
+        self._capacity: float | None = None
 
     def run(self) -> Results:
-        """Measures the engine alone, closed loops, open loops, and searches, in this order. What was measured is always written.
+        """Measures everything that was asked for; what was measured is always written.
 
         Raises:
-            ServerGone, ProcessFailed, KeyboardInterrupt: it was stopped.
+            ServerGone, ProcessFailed, NotWritten, KeyboardInterrupt: it was stopped.
         """
         try:
             self._bound()
@@ -160,18 +84,25 @@ class LoadTest:
             self._record.change(complete=True)
         except (StateserveError, KeyboardInterrupt, SystemExit) as error:
             self._record.change(stopped_by=str(error) if isinstance(error, StateserveError) else "it was interrupted")
-            raise
-        finally:
-            self._shown.step("write the report")
             self._record.report()
+            self._shown.kept(self._options.out)
+            raise
+        self._shown.step("write the report")
+        self._record.report()
         return self._record.results
 
     def _bound(self) -> None:
         if self._options.bound is None:
             return
+        if not listening.is_here(self._contestants[0].host):
+            self._record.note("The server runs on another machine: its engine was not measured alone here.")
+            return
+        facts = self._record.results.model.facts
+        if "threads" not in facts:
+            self._record.note("The server does not say with how many threads its engine runs: alone, it had all cores.")
         self._shown.step("the engine alone, every batch size")
-        run = bound.Run.of(self._record.results.model.facts)
-        self._record.change(bound=bound.measure(self._options.bound, run, BOUND_LOADS * self._options.duration_s, self._point))
+        seconds = BOUND_LOADS * self._options.duration_s
+        self._record.change(bound=bound.measure(self._options.bound, bound.Run.of(facts), seconds, self._point))
 
     def _point(self, point: BoundPoint) -> None:
         self._shown.step(f"the engine alone: {point.rows} rows, {point.rows_per_s:,.0f} rows/s")
@@ -179,62 +110,85 @@ class LoadTest:
     def _warm_up(self) -> None:
         """Where others are asked, all get a longer load once that is not counted: Java compiles what it runs after a while."""
         seconds = self._options.warmup_s * _LONGER_WARM_UP
-        if len(self._asked) == 1 or not seconds:
+        if len(self._contestants) == 1 or not seconds:
             return
-        self._shown.expect(len(self._asked))
-        for one in self._asked:
-            title = f"{one.key}, warm-up"
-            load = replace(self._closed_load(max(self._options.concurrency, default=1)), warmup_s=0.0, duration_s=seconds)
-            self._shown.ended(title, self._fire(one, load, title)[1], None)
+        self._shown.expect(len(self._contestants))
+        for one in self._contestants:
+            load = self._load(one, max(self._options.concurrency, default=1))
+            self._uncounted(one, replace(load, warmup_s=0.0, duration_s=seconds), f"{one.key}, warm-up")
 
     def _closed(self) -> None:
-        self._rounds([self._closed_load(connections) for connections in self._options.concurrency], self._asked)
+        self._rounds([(connections, None) for connections in self._options.concurrency], self._contestants)
 
     def _open(self) -> None:
         options = self._options
-        rates = [self._best_per_s() * share for share in SWEEP] if options.sweep else options.rates
-        loads = [self._open_load(rate) for rate in rates]
-        self._rounds(loads, self._asked[:1] if options.sweep else self._asked)
+        rates = [self._capacity_per_s() * share for share in SWEEP] if options.sweep else options.rates
+        asked = self._contestants[:1] if options.sweep else self._contestants
+        self._rounds([(options.max_connections, rate) for rate in rates], asked)
 
     def _search(self) -> None:
-        options = self._options
-        if options.target is None:
+        objective, ours = self._options.objective, self._contestants[0]
+        if objective is None:
             return
-        ours, wanted = self._asked[0], options.target
-        least = search.least_rate_per_s(wanted, options.duration_s)
+        tried: list[Probe] = []
 
         def probe(rate_per_s: float) -> Probe:
             self._shown.expect(1)
-            title = f"{wanted.text} at {load_text(0, rate_per_s)}"
-            outcome, measured = self._fire(ours, self._open_load(rate_per_s), title)
-            judged = search.judge(wanted, rate_per_s, outcome)
-            self._shown.ended(f"{title}: {'held' if judged.held else judged.why_not}", measured, None)
-            return judged
+            title = f"{objective.text} at {units.load(0, rate_per_s)}"
+            seed = self._options.rounds + len(tried)  # no arrivals are tried twice
+            outcome, measured = self._fire(ours, self._load(ours, self._options.max_connections, rate_per_s, seed), title)
+            tried.append(search.judge(objective, rate_per_s, outcome))
+            self._record.change(slo=search.told(objective, tried, None))
+            self._shown.ended(f"{title}: {'held' if tried[-1].held else tried[-1].why_not}", measured, None)
+            return tried[-1]
 
-        self._record.change(slo=search.search(wanted, self._best_per_s(), least, probe))
+        least = search.least_rate_per_s(objective, self._options.duration_s)
+        self._record.change(slo=search.search(objective, self._capacity_per_s(), least, probe))
 
-    def _rounds(self, loads: Sequence[Load], asked: Sequence[Asked]) -> None:
-        """Every load on every contender, again and again; every second round backwards: each neighbour is first as often."""
-        self._shown.expect(len(loads) * len(asked) * self._options.rounds)
+    def _capacity_per_s(self) -> float:
+        """What our server can do: the most that a closed loop reached, one with all connections of an open loop among them."""
+        if self._capacity is None:
+            self._shown.expect(1)
+            load = self._load(self._contestants[0], self._options.max_connections)
+            most = self._uncounted(self._contestants[0], load, f"capacity with {load.connections} connections")
+            self._capacity = max(most.requests_per_s, *(case.requests_per_s for case in self._record.results.closed()))
+        return self._capacity
+
+    def _rounds(self, loads: Sequence[tuple[int, float | None]], contestants: Sequence[Contestant]) -> None:
+        """Every load on every contender, again and again; every second round backwards: each neighbour is first as often.
+
+        A load is its connections, and for an open loop its rate.
+        """
+        self._shown.expect(len(loads) * len(contestants) * self._options.rounds)
         for number in range(self._options.rounds):
-            turns = [(load, one) for load in loads for one in asked]
-            for load, one in turns[:: -1 if number % 2 else 1]:
-                self._one_round(one, load, number)
+            turns = [(load, one) for load in loads for one in contestants]
+            for (connections, rate_per_s), one in turns[:: -1 if number % 2 else 1]:
+                self._one_round(one, self._load(one, connections, rate_per_s, number), number)
 
-    def _one_round(self, one: Asked, load: Load, number: int) -> None:
-        title = f"{one.key}, {load_text(load.connections, load.rate_per_s)}, round {number + 1} of {self._options.rounds}"
+    def _one_round(self, one: Contestant, load: Load, number: int) -> None:
+        title = f"{one.key}, {units.load(load.connections, load.rate_per_s)}, round {number + 1} of {self._options.rounds}"
         try:
-            _, measured = self._fire(one, replace(load, seed=number), title)
+            outcome, measured = self._fire(one, load, title)
         except ServerGone as gone:
             if gone.outcome is not None and gone.outcome.offered:
                 self._record.add(one.key, load, self._round(gone.outcome, one.observer))
             raise
         self._shown.ended(title, measured, self._record.add(one.key, load, measured))
+        if outcome.waited > _WAITED * outcome.offered:
+            self._record.note(
+                f"In '{title}', {outcome.waited:,} of {outcome.offered:,} requests waited for one of {load.connections} "
+                "connections: with more (--max-connections) they might have been answered sooner."
+            )
 
-    def _fire(self, one: Asked, load: Load, title: str) -> tuple[Outcome, Round]:
+    def _uncounted(self, one: Contestant, load: Load, title: str) -> Round:
+        _, measured = self._fire(one, load, title)
+        self._shown.ended(title, measured, None)
+        return measured
+
+    def _fire(self, one: Contestant, load: Load, title: str) -> tuple[Outcome, Round]:
         self._shown.begins(title)
-        there = replace(load, host=one.host, port=one.port, requests=one.requests)
-        outcome = generator.fire(there, self._folder, _Watched(self._shown, one.observer))
+        one.observer.prepare()
+        outcome = generator.fire(load, self._folder, _Watched(self._shown, one.observer))
         _require_answers(one, outcome)
         return outcome, self._round(outcome, one.observer)
 
@@ -244,21 +198,23 @@ class LoadTest:
             self._record.note(note)
         return to_round(outcome, seen)
 
-    def _closed_load(self, connections: int) -> Load:
+    def _load(self, one: Contestant, connections: int, rate_per_s: float | None = None, seed: int = 0) -> Load:
         options = self._options
-        return Load("", 0, (), connections, options.duration_s, options.warmup_s, None, options.timeout_s, options.processes)
+        return Load(
+            host=one.host,
+            port=one.port,
+            requests=one.requests,
+            connections=connections,
+            duration_s=options.duration_s,
+            warmup_s=options.warmup_s,
+            rate_per_s=rate_per_s,
+            timeout_s=options.timeout_s,
+            processes=options.processes,
+            seed=seed,
+        )
 
-    def _open_load(self, rate_per_s: float) -> Load:
-        options = self._options
-        most = options.max_connections
-        return Load("", 0, (), most, options.duration_s, options.warmup_s, rate_per_s, options.timeout_s, options.processes)
 
-    def _best_per_s(self) -> float:
-        """What our closed loops reached at most."""
-        return max(case.requests_per_s for case in self._record.results.closed())
-
-
-def _require_answers(one: Asked, outcome: Outcome) -> None:
+def _require_answers(one: Contestant, outcome: Outcome) -> None:
     """Raises ServerGone where a whole load got no answer at all, not even a refusal with a status."""
     if outcome.offered and not any(kind.startswith("status") for kind in outcome.errors) and not len(outcome.latencies_s):
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in outcome.errors.items())
@@ -268,7 +224,7 @@ def _require_answers(one: Asked, outcome: Outcome) -> None:
 
 
 class _Watched:
-    """Tells whoever shows the test how a load is doing, and the observer when its window begins."""
+    """Tells whoever shows the test how a load is doing, and the observer when its window begins and ends."""
 
     def __init__(self, shown: Shown, observer: Observer) -> None:
         self._shown, self._observer = shown, observer
@@ -276,6 +232,10 @@ class _Watched:
     def window_began(self) -> None:
         self._observer.began()
         self._shown.window_began()
+
+    def window_ended(self) -> None:
+        self._observer.window_ended()
+        self._shown.window_ended()
 
     def progressed(self, progress: generator.Progress) -> None:
         self._shown.progressed(progress)
@@ -288,7 +248,7 @@ def to_round(outcome: Outcome, seen: Observation) -> Round:
         seconds=outcome.seconds,
         offered=outcome.offered,
         requests=len(outcome.latencies_s),
-        in_time=int(np.count_nonzero(outcome.answered_s <= outcome.seconds)),
+        in_time=outcome.in_time,
         rows=outcome.rows,
         errors=outcome.errors,
         latency_ms=latency,

@@ -13,15 +13,15 @@ Value = TypeVar("Value")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 """What a target may be about: the name as it is written, and the share of the requests."""
 
-SWEEP = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.1)
-"""The rates of `--rate sweep`, as shares of the closed loop's best: below, around and beyond what the server can do."""
+SWEEP = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.15)
+"""The rates of `--rate sweep`, as shares of what a closed loop with all connections reached: up to and beyond the capacity."""
 
-_TARGET = re.compile(r"(p50|p90|p99|p99\.9)\s*=\s*([0-9.]+)\s*(ms|s|us)")
+_OBJECTIVE = re.compile(r"(p50|p90|p99|p99\.9)\s*=\s*([0-9.]+)\s*(ms|s|us)")
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Objective:
     """A latency that a share of the requests must keep: `p99=20ms`."""
 
     text: str
@@ -51,7 +51,7 @@ class Options:
     concurrency: Sequence[int] = (1, 8, 32)
     rates: Sequence[float] = ()
     sweep: bool = False
-    target: Target | None = None
+    objective: Objective | None = None
     duration_s: float = 10.0
     warmup_s: float = 2.0
     rounds: int = 3
@@ -65,20 +65,20 @@ class Options:
     command: str = ""
 
 
-def parse_target(text: str) -> Target:
+def parse_objective(text: str) -> Objective:
     """Reads `p99=20ms`.
 
     Raises:
         NotAsked: it is something else.
     """
-    found = _TARGET.fullmatch(text.strip())
+    found = _OBJECTIVE.fullmatch(text.strip())
     try:
         limit_ms = float(found[2]) * _MS[found[3]] if found else 0.0
     except ValueError:
         limit_ms = 0.0
     if found is None or limit_ms <= 0:
-        raise NotAsked(f"--slo {text!r} is no target: write a quantile ({', '.join(QUANTILES)}) and a time, as in p99=20ms")
-    return Target(text.strip(), found[1], limit_ms)
+        raise NotAsked(f"--slo {text!r} is no objective: write a quantile ({', '.join(QUANTILES)}) and a time, as in p99=20ms")
+    return Objective(text.strip(), found[1], limit_ms)
 
 
 def parse_concurrency(text: str) -> list[int]:

@@ -1,10 +1,13 @@
 """The results of one test as they grow: written after every change, so that whatever stops a test, what was measured is kept."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench import report, results
 from bench.client.load import Load
+from bench.errors import NotWritten
 from bench.results import Case, Results, Round
 
 
@@ -15,11 +18,14 @@ class Record:
         """`previous` is what the report compares the new results with; `tolerance` is a share, for it."""
         self.results = begun
         self._out, self._previous, self._tolerance = out, previous, tolerance
+        with _told(out):
+            out.mkdir(parents=True, exist_ok=True)
 
     def change(self, **changed: Any) -> None:
         """Takes parts of the results over."""
         self.results = self.results.model_copy(update=changed)
-        results.write(self.results, self._out / "results.json")
+        with _told(self._out):
+            results.write(self.results, self._out / "results.json")
 
     def add(self, contender: str, load: Load, measured: Round) -> Case:
         """Takes one more round of a case over, which is new or known; gives the case as it is now."""
@@ -46,4 +52,16 @@ class Record:
 
     def report(self) -> None:
         """Writes the report and the CSV."""
-        report.write(self.results, self._out, self._previous, self._tolerance)
+        with _told(self._out):
+            report.write(self.results, self._out, self._previous, self._tolerance)
+
+
+@contextlib.contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """Raises NotWritten where a file cannot be."""
+    try:
+        yield
+    except OSError as cause:
+        raise NotWritten(
+            f"the results cannot be written to {out}: {cause.strerror}; make room there, or give another --out"
+        ) from cause

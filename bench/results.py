@@ -67,9 +67,10 @@ class Stages(Part, frozen=True):
 
 
 class Round(Part, frozen=True):
-    """One load, measured once. `offered` counts requests that were due, `requests` those that were answered with 2xx.
+    """One load, measured once. `offered` counts requests that were due in it, `requests` those of them answered with 2xx.
 
-    In an open loop every request is waited for, after the load's end too: `in_time` are those that were answered before it.
+    In an open loop every request is waited for, after the load's end too, and its latency counts. `in_time` are the answers with
+    2xx that came within the load's seconds, whenever they were due: a backlog of the warm-up is answered in them, too.
 
     `client_busy` is the share of a core that the load generator's busiest process used; `machine_busy` that of all cores of the
     machine that both run on, None where the server is elsewhere.
@@ -178,7 +179,7 @@ class Probe(Part, frozen=True):
 
 
 class Slo(Part, frozen=True):
-    """The search: the target, the highest rate that held it (None: not even the lowest did), and everything that was tried."""
+    """The search: the target, the highest rate that held it twice (None: none did, or none was tried), and all probes."""
 
     target: str
     quantile: str

@@ -1,12 +1,13 @@
-"""The highest rate that holds a target: a bisection over open loops, whose answer is tried once more at the end."""
+"""The highest rate that holds an objective: a bisection over open loops, whose answer is tried once more at the end."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from bench.client.load import Outcome
-from bench.options import Target
+from bench.options import Objective
+from bench.report.findings import KEPT_UP
 from bench.results import Probe, Slo
 
 CLOSE_ENOUGH = 1.05
@@ -15,31 +16,29 @@ MOST_PROBES = 16
 _LEFT_TO_CONFIRM = 4
 _FIRST_SHARE = 0.7
 """Of the closed loop's best: where most servers' latencies begin to grow."""
-_ACHIEVED = 0.97
-"""Of the requests due, so many must be answered within the time that they were due in: otherwise they pile up."""
 _BACK = 0.95
 """Of a rate that held once and not the second time: the next to be tried."""
 
 
-def judge(target: Target, rate_per_s: float, outcome: Outcome) -> Probe:
-    """Whether one load held the target. A request that failed counts as slower than any other."""
+def judge(objective: Objective, rate_per_s: float, outcome: Outcome) -> Probe:
+    """Whether one load held the objective. A request that failed counts as slower than any other."""
     failed = outcome.offered - len(outcome.latencies_s)
-    place = math.ceil(target.share * outcome.offered) - 1
+    place = math.ceil(objective.share * outcome.offered) - 1
     ordered_s = np.sort(outcome.latencies_s)
     latency_ms = float(ordered_s[place]) * 1e3 if 0 <= place < len(ordered_s) else None
-    achieved = float(np.count_nonzero(outcome.answered_s <= outcome.seconds)) / outcome.seconds
+    achieved = outcome.in_time / outcome.seconds
     why_not = ""
     if latency_ms is None:
         why_not = f"{failed} of {outcome.offered} requests failed"
-    elif latency_ms > target.limit_ms:
-        why_not = f"{target.quantile} is {latency_ms:.3g} ms"
-    elif achieved < _ACHIEVED * outcome.offered / outcome.seconds:
+    elif latency_ms > objective.limit_ms:
+        why_not = f"{objective.quantile} is {latency_ms:.3g} ms"
+    elif achieved < KEPT_UP * outcome.offered / outcome.seconds:
         why_not = f"only {achieved:,.0f} in a second were answered"
     return Probe(rate_per_s=rate_per_s, achieved_per_s=achieved, latency_ms=latency_ms, held=not why_not, why_not=why_not)
 
 
-def search(target: Target, best_per_s: float, least_per_s: float, probe: Callable[[float], Probe]) -> Slo:
-    """The highest rate that holds the target, within 5 %; `best_per_s` is what a closed loop reached, where the search begins.
+def search(objective: Objective, best_per_s: float, least_per_s: float, probe: Callable[[float], Probe]) -> Slo:
+    """The highest rate that holds the objective, within 5 %; `best_per_s` is what closed loops reached, where the search begins.
 
     Below `least_per_s` nothing is tried: see `least_rate_per_s`.
     """
@@ -59,18 +58,23 @@ def search(target: Target, best_per_s: float, least_per_s: float, probe: Callabl
     while held >= least_per_s and len(probes) < MOST_PROBES and not holds(held):
         held *= _BACK
     confirmed = held if probes and probes[-1].held and probes[-1].rate_per_s == held else None
+    return told(objective, probes, confirmed)
+
+
+def told(objective: Objective, probes: Sequence[Probe], highest_per_s: float | None) -> Slo:
+    """The search as it stands in the results: everything that was tried, and what was found, None while it goes on."""
     return Slo(
-        target=target.text,
-        quantile=target.quantile,
-        limit_ms=target.limit_ms,
-        highest_per_s=confirmed,
-        probes=probes,
+        target=objective.text,
+        quantile=objective.quantile,
+        limit_ms=objective.limit_ms,
+        highest_per_s=highest_per_s,
+        probes=list(probes),
     )
 
 
-def least_rate_per_s(target: Target, duration_s: float) -> float:
+def least_rate_per_s(objective: Objective, duration_s: float) -> float:
     """Below it, one load has too few requests for the quantile: the 99th of a hundred is the second slowest of them."""
-    return 1 / (1 - target.share) / duration_s
+    return 1 / (1 - objective.share) / duration_s
 
 
 def _next(held: float, failed: float, least: float) -> float:

@@ -18,8 +18,9 @@ from bench import load_test, page
 from bench.bound import served_over_bound
 from bench.live import LiveTest
 from bench.models import BERT, MLP, RESNET18, MeasuredModel, export_model
-from bench.options import Options, parse_target
+from bench.options import Options, parse_objective
 from bench.page import Section, Spread
+from bench.report.units import exact
 from bench.results import OURS, Case, Results
 from foundation.command import exit_codes
 
@@ -32,7 +33,7 @@ class Plan:
 
     model: MeasuredModel
     protocol: str
-    target: str
+    objective: str
     concurrency: tuple[int, ...]
     factor: float = 1.0
 
@@ -59,7 +60,7 @@ def measure(plan: Plan, to: Path, rounds: int, duration_s: float) -> Results:
             protocol=plan.protocol,
             concurrency=plan.concurrency,
             sweep=True,
-            target=parse_target(plan.target),
+            objective=parse_objective(plan.objective),
             duration_s=duration_s * plan.factor,
             warmup_s=1.0,
             rounds=rounds,
@@ -101,18 +102,14 @@ def _contender(results: Results, key: str) -> tuple[str, ...]:
         results.contenders[key].title,
         Spread.of(_each(most)).text(0 if most.requests_per_s > 100 else 1),
         "" if key == OURS else ratio.text(2),
-        _number(alone.latency_ms("p50")),
-        _number(most.latency_ms("p99")),
-        _number(Spread.of(cpu).median if cpu else None),
+        exact(alone.latency_ms("p50"), 3),
+        exact(most.latency_ms("p99"), 3),
+        exact(Spread.of(cpu).median if cpu else None, 3),
     )
 
 
 def _each(case: Case) -> list[float]:
     return [one.requests_per_s for one in case.rounds]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def main(
@@ -121,15 +118,17 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="This model only; repeatable: mlp, resnet18, bert.")] = None,
     to: Annotated[Path, typer.Option(help="The folder for the reports and the page.")] = Path("docs/benchmarks"),
 ) -> None:
-    """Measure three models against plain FastAPI and TorchServe, and write the reports and the page."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """Measure three models against FastAPI and TorchServe, and write the reports; the page, too, where none was left out."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda found, _: sys.exit(128 + found))
     with exit_codes(as_json=False):
         load_average = os.getloadavg()[0]
         plans = [plan for plan in PLANS if not only or plan.model.name in only]
         sections = [_section(plan, measure(plan, to, rounds, duration_s)) for plan in plans]
         text = page.to_markdown("The load test: three models", _introduction(rounds, duration_s, load_average), sections)
         typer.echo(text)
-        (to / "load-test.md").write_text(text)
+        if len(plans) == len(PLANS):
+            (to / "load-test.md").write_text(text)
 
 
 def _introduction(rounds: int, duration_s: float, load_average: float) -> str:
@@ -139,7 +138,7 @@ def _introduction(rounds: int, duration_s: float, load_average: float) -> str:
         f"machine with the load generator, asked in turn in {rounds} rounds ({longer}). All run the same artifact with the same "
         "engine on the same cores, and every answer was compared with the engine's numbers first. Numbers are medians, with the "
         "smallest and the largest in brackets; a ratio is the median of the rounds' own ratios. The machine's load average was "
-        f"{load_average:.1f} before the start. No GPU: [gpu.md](gpu.md) says what has not been measured."
+        f"{load_average:.1f} before the start. [gpu.md](gpu.md) says what has not been measured."
     )
 
 

@@ -7,8 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from foundation.storage import canonical_json, sha256_bytes
-
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "safetensors", "stateserve", "torch")
 _ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch")
 _ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -37,11 +35,6 @@ def speed_identity(*, gpus: bool = False) -> dict[str, Any]:
     return {**found, "gpus": _gpu_names()} if gpus else found
 
 
-def short_id(facts: dict[str, Any]) -> str:
-    """Twelve characters that are the same for the same facts, and for no others."""
-    return sha256_bytes(canonical_json(facts))[:12]
-
-
 def cores() -> int:
     """Cores that this process may use at once: affinity and the cgroup's quota included (v2, and v1), at least one."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -62,14 +55,26 @@ def _cgroup_quota() -> float | None:
 
 
 def _cpu_model() -> str:
-    match = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return match.group(1) if match else platform.processor()
+    """Its name; on arm64, which has none, the numbers of its kinds of cores (implementer, variant, part)."""
+    page = _cpuinfo()
+    match = re.search(r"^model name\s*:\s*(.+)$", page, re.MULTILINE)
+    if match:
+        return match.group(1)
+    kinds = zip(*(_values(page, f"CPU {name}") for name in ("implementer", "variant", "part")), strict=False)
+    numbers = ", ".join(sorted({f"implementer {by} variant {variant} part {part}" for by, variant, part in kinds}))
+    return f"ARM {numbers}" if numbers else platform.processor()
 
 
 def _cpu_flags() -> list[str]:
-    match = re.search(r"^flags\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    relevant = re.compile(r"avx|amx|fma|sse4|vnni|bf16")
-    return sorted(flag for flag in match.group(1).split() if relevant.search(flag)) if match else []
+    """The instruction sets that kernels are chosen by; x86 has them as `flags`, arm64 as `Features`."""
+    relevant = re.compile(r"avx|amx|fma|sse4|vnni|bf16|asimd|sve|sme|i8mm|fphp")
+    found = (_values(_cpuinfo(), "flags") or _values(_cpuinfo(), "Features"))[:1]
+    return sorted(flag for flag in " ".join(found).split() if relevant.search(flag))
+
+
+def _values(page: str, key: str) -> list[str]:
+    """What every core says of a key in /proc/cpuinfo."""
+    return [match.strip() for match in re.findall(rf"^{key}[ \t]*:(.*)$", page, re.MULTILINE)]
 
 
 def _gpu_names() -> list[str]:

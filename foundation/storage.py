@@ -85,12 +85,7 @@ def locked(directory: Path) -> Iterator[bool]:
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = True
-    except OSError as cause:
-        is_ours = not isinstance(cause, BlockingIOError)
-    try:
-        yield is_ours
+        yield _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) is not False
     finally:
         os.close(descriptor)
 
@@ -140,12 +135,14 @@ def _remove_abandoned(target: Path) -> None:
                 os.close(descriptor)
 
 
-def _lock(descriptor: int, operation: int) -> bool:
-    """Whether the lock was got. Where the file system has no locks (some of NFS), nobody gets one, and nothing is removed."""
+def _lock(descriptor: int, operation: int) -> bool | None:
+    """Whether the lock was got; None where the file system has no locks (some of NFS): nobody gets one, nothing is removed."""
     try:
         fcntl.flock(descriptor, operation)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 

@@ -114,7 +114,7 @@ def _running(settings: Settings) -> Running:
         served = await load_model((name, version), directory, model_settings, limits, arrivals.__len__)
         log.info("%s version %s: %s", name, version, served.execution, extra={"model": name, "version": version})
         if (plan := served.execution.plan).told:
-            level = logging.INFO if plan.follows else logging.WARNING
+            level = logging.WARNING if plan.warns else logging.INFO
             log.log(level, "%s version %s: %s", name, version, plan.told, extra={"model": name, "version": version})
         return served
 

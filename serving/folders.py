@@ -7,10 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from artifact import tuned
 from artifact.errors import ArtifactError
 from artifact.manifest import check_listing, read_manifest, versions
-from artifact.tuned import Choice, Tuning
+from serving.plan import Plan, make_plan
+from serving.settings import ModelSettings
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Name, size, inode, and times (ns) of the last change of content and of the inode, for each entry of a folder, by name."""
@@ -48,21 +48,12 @@ def version_folders(model: Path) -> dict[int, VersionFolder]:
     return {number: VersionFolder(path, _stamp(path)) for number, path in sorted(there.items()) if path.is_dir()}
 
 
-def content_id(folder: VersionFolder) -> str | None:
-    """What the manifest on disk says that the artifact is; None where none can be read, as while it is being copied."""
+def plan_now(folder: VersionFolder, settings: ModelSettings) -> Plan | None:
+    """How the version on disk would be run if it was loaded now; None where no manifest can be read."""
     try:
-        return read_manifest(folder.path).content_id
+        return make_plan(folder.path, read_manifest(folder.path), settings)
     except (ArtifactError, OSError):
         return None
-
-
-def tuned_choice(folder: VersionFolder) -> Choice | None:
-    """What `stateserve tune` chose for this version on this machine; None where there is nothing to follow."""
-    try:
-        found = tuned.follow(folder.path, read_manifest(folder.path))
-    except (ArtifactError, OSError):
-        return None
-    return found.choice if isinstance(found, Tuning) else None
 
 
 def is_whole(folder: VersionFolder) -> bool:

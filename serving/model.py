@@ -36,7 +36,8 @@ Place = tuple[str, int]
 class ServedModel:
     """A version that passed its checks. Made by `load_model`, on the event loop, where all of it lives.
 
-    `codecs` are the protocols' decoders and encoders, `metrics` what is counted, `in_flight` the requests that entered.
+    `codecs` are the protocols' decoders and encoders, `metrics` what is counted, `in_flight` the requests that entered, `planned`
+    what settings and bench.json said when it was loaded.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class ServedModel:
         self.name, self.version = name, version = place
         self.artifact = loaded = prepared.artifact
         self.settings = settings
-        self.execution = prepared.execution
+        self.execution, self.planned = prepared.execution, prepared.planned
         self.metrics = VersionMetrics(name, version)
         self._loop = asyncio.get_running_loop()
         self.max_queue_rows = settings.max_queue_rows or _queue_rows(self.execution)
@@ -67,7 +68,7 @@ class ServedModel:
 
     @property
     def most_rows(self) -> int:
-        """Rows of one engine call at most, as proven, set and tuned; on the event loop fewer may be joined."""
+        """Rows of one engine call at most, as proven and set; fewer may be joined, on the event loop or as tuned."""
         return self.execution.plan.max_rows
 
     @property
@@ -159,7 +160,7 @@ async def load_model(
 def _queue_rows(execution: Execution) -> int:
     rows_per_s = execution.instances * max(rows / seconds for rows, seconds in execution.warm_up.seconds.items())
     least, most = _QUEUE_ROWS
-    return max(least, _QUEUE_CALLS * execution.max_rows, min(most, int(_QUEUE_S * rows_per_s)))
+    return max(least, _QUEUE_CALLS * execution.untuned_rows, min(most, int(_QUEUE_S * rows_per_s)))
 
 
 def _padding(signature: Signature, settings: ModelSettings, most: int) -> Callable[[int], int]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from artifact.tuned import Choice
 from serving.errors import BadRequest, ModelNotFound, ModelNotReady
 from serving.folders import Stamp, VersionFolder
 from serving.model import ServedModel
@@ -28,9 +27,8 @@ class ModelVersions:
     """One model.
 
     `folders` are the versions seen on disk last, `earlier` their stamps at the look before that, `tried` the stamps of those that
-    were loaded or failed, `tuned` what the tuner had chosen for the served ones when they were loaded. `pinned` are versions that
-    a client asked for beside the policy's; `trouble` is why the folder could not be read; `counts` says whether the server's
-    readiness needs this model.
+    were loaded or failed. `pinned` are versions that a client asked for beside the policy's; `trouble` is why the folder could
+    not be read; `counts` says whether the server's readiness needs this model.
     """
 
     name: str
@@ -41,7 +39,6 @@ class ModelVersions:
     served: dict[int, ServedModel] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     tried: dict[int, Stamp] = field(default_factory=dict)
-    tuned: dict[int, Choice | None] = field(default_factory=dict)
     loading: set[int] = field(default_factory=set)
     retiring: list[ServedModel] = field(default_factory=list)
     pinned: frozenset[int] = frozenset()

@@ -1,5 +1,6 @@
 """What a version is to run with: what is set, else what `stateserve tune` found on this machine, else the defaults."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,44 +18,57 @@ _ENGINES = frozenset(MODEL_FILES) - {"pt2"}
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An engine (or `auto`), threads of one call, calls at a time, and the most rows of one call.
+    """For the artifact `content_id`: an engine (or `auto`), threads of one call, calls at a time, the most rows of one call.
 
-    `told` says what of bench.json is followed, or why nothing is; "" where there is none. `follows`: whether anything is.
+    `joined_rows` are as many rows as requests are joined to: what was tuned, or the most. `told` says what of bench.json is
+    followed, or why nothing is; "" where there is none. `follows`: whether anything is; `warns`: whether it is wrong that
+    nothing is.
     """
 
+    content_id: str
     engine: str
     threads: int
     instances: int
     max_rows: int
+    joined_rows: int
     told: str = ""
     follows: bool = False
+    warns: bool = False
+
+    @property
+    def effect(self) -> tuple[object, ...]:
+        """What a version that is served under it would have to be loaded again for, where it is another."""
+        return self.content_id, self.engine, self.threads, self.instances, self.max_rows, self.joined_rows, self.follows
 
 
 def make_plan(directory: Path, manifest: Manifest, settings: ModelSettings) -> Plan:
     """The plan for a version on this machine; a bench.json that cannot be followed changes nothing."""
+    if _all_is_set(manifest.signature, settings):
+        there = os.path.lexists(directory / BENCH)
+        return plan_untuned(manifest, settings, "all that it could say is set" if there else "", warns=False)
     found = tuned.follow(directory, manifest)
     if found is None:
-        return plan_untuned(manifest.signature, settings)
+        return plan_untuned(manifest, settings)
     if isinstance(found, Ignored):
-        return plan_untuned(manifest.signature, settings, f"it {found.reason}; `stateserve tune` measures here")
+        return plan_untuned(manifest, settings, f"it {found.reason}; `stateserve tune` measures here")
     choice = _agreeing(found, settings)
     if choice is None:
-        return plan_untuned(manifest.signature, settings, f"it measured nothing with {_as_set(settings)}")
-    if settings.engine != "auto" and settings.instances and settings.threads and settings.max_batch_rows:
-        return plan_untuned(manifest.signature, settings, "all that it could say is set")
-    limited = settings.max_batch_rows is not None or bool(settings.preferred_batch_sizes)
-    rows = most_rows(manifest.signature, settings) if limited else choice.max_rows
-    arm = choice.arm
+        return plan_untuned(manifest, settings, f"it measured nothing that holds here with {_as_set(settings)}")
+    most, arm = most_rows(manifest.signature, settings), choice.arm
+    rows = most if _rows_are_set(settings) else choice.max_rows
     told = f"{BENCH} of {found.made_at} is followed: {Choice(arm=arm, max_rows=rows)}"
-    return Plan(arm.engine, arm.threads, arm.instances, rows, told, follows=True)
+    if arm.engine == "torchscript":
+        told += "; PyTorch has one number of threads for all models: that of the last one that was loaded"
+    return Plan(manifest.content_id, arm.engine, arm.threads, arm.instances, most, rows, told, follows=True)
 
 
-def plan_untuned(signature: Signature, settings: ModelSettings, why: str = "") -> Plan:
-    """The plan without bench.json; `why` it is not followed, where it is there."""
+def plan_untuned(manifest: Manifest, settings: ModelSettings, why: str = "", *, warns: bool = True) -> Plan:
+    """The plan without bench.json; `why` it is not followed, where it is there, and whether that should warn."""
     instances = settings.instances or 1
     threads = settings.threads or max(1, cores() // instances)
+    most = most_rows(manifest.signature, settings)
     told = f"{BENCH} is not followed: {why}" if why else ""
-    return Plan(settings.engine, threads, instances, most_rows(signature, settings), told)
+    return Plan(manifest.content_id, settings.engine, threads, instances, most, most, told, warns=bool(why) and warns)
 
 
 def most_rows(signature: Signature, settings: ModelSettings) -> int:
@@ -66,11 +80,24 @@ def most_rows(signature: Signature, settings: ModelSettings) -> int:
     return max(dim.min, most - most % dim.multiple)
 
 
+def _rows_are_set(settings: ModelSettings) -> bool:
+    return settings.max_batch_rows is not None or bool(settings.preferred_batch_sizes)
+
+
+def _all_is_set(signature: Signature, settings: ModelSettings) -> bool:
+    """Whether no measurement could say anything more; a model without batches has nothing to join."""
+    rows = signature.batch_dim is None or _rows_are_set(settings)
+    return settings.engine != "auto" and None not in {settings.instances, settings.threads} and rows
+
+
 def _agreeing(tuning: Tuning, settings: ModelSettings) -> Choice | None:
-    """The tuner's choice, or the best of what it measured with what is set; None where it measured no such arm."""
+    """The tuner's choice, or the best of what it measured with what is set; None where it measured no such arm.
+
+    What another version of an engine's library measured does not count.
+    """
+    engines = tuning.engines_as_here() & (_ENGINES if settings.engine == "auto" else {settings.engine})
 
     def agrees(arm: Arm) -> bool:
-        engines = _ENGINES if settings.engine == "auto" else {settings.engine}
         return arm.engine in engines and settings.instances in {None, arm.instances} and settings.threads in {None, arm.threads}
 
     if tuning.choice is not None and agrees(tuning.choice.arm):

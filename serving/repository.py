@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from foundation.errors import StateserveError
 from serving.errors import LoadFailed, ModelNotFound, ModelNotReady, NoRepository
-from serving.folders import VersionFolder, content_id, is_whole, model_names, tuned_choice, version_folders
+from serving.folders import VersionFolder, is_whole, model_names, plan_now, version_folders
 from serving.model import ServedModel
 from serving.model_versions import ModelVersions
 from serving.settings import ModelSettings, Settings
@@ -364,8 +364,8 @@ class Repository:
         if served is not None and _running(served.settings) == _running(model.settings):
             if unchanged and not failed:
                 return False
-            same_model = await asyncio.to_thread(content_id, folder) == served.artifact.manifest.content_id
-            if same_model and await asyncio.to_thread(tuned_choice, folder) == model.tuned.get(version):
+            plan = await asyncio.to_thread(plan_now, folder, model.settings)
+            if plan is not None and plan.effect == served.planned.effect:
                 model.tried[version] = folder.stamp  # only touched, or put back as it was
                 model.failed.pop(version, None)
                 return False
@@ -375,7 +375,6 @@ class Repository:
         """Loads a version and lets it take over; raises LoadFailed where it does not."""
         began = time.perf_counter()
         model.tried[version] = folder.stamp
-        choice = await asyncio.to_thread(tuned_choice, folder)
         try:
             served = await self._load_version(model.name, version, folder.path, model.settings)
         except Exception as error:  # whatever one version's loading raises, the others are served
@@ -385,7 +384,7 @@ class Repository:
             self._tell(Event("failed", model.name, version, time.perf_counter() - began, error=error))
             raise LoadFailed(reason) from error
         default, replaced = model.default(), model.served.get(version)
-        model.served[version], model.tuned[version] = served, choice
+        model.served[version] = served
         model.failed.pop(version, None)
         self._settle(model)
         if replaced is not None:
@@ -420,7 +419,7 @@ class Repository:
 
     def _retire_all(self, model: ModelVersions) -> None:
         leaving, model.served = list(model.served.values()), {}
-        model.failed, model.tried, model.tuned, model.loading = {}, {}, {}, set()
+        model.failed, model.tried, model.loading = {}, {}, set()
         self._publish(model)
         for served in leaving:
             self._retire(model, served)

@@ -90,7 +90,7 @@ class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=Tru
     max_batch_rows: OrNone[Count] = setting(
         "Batching",
         None,
-        "Rows of one engine call, at most; none: what `stateserve tune` found, or as many as the signature allows.",
+        "Rows of one engine call, at most; none: as many as the signature allows, joined up to what `stateserve tune` found.",
     )
     preferred_batch_sizes: Sizes = setting(
         "Batching", (), "Rows that a batch is cut to, where more wait: ascending, as in 4,8,16; none: as many as there are."

@@ -1,8 +1,8 @@
 """One process of the load generator: `python -m bench.client PLAN`, which `bench.generator` starts and talks with in JSON lines.
 
 It says `{"ready": true}` once its connections are open, hears `{"begin_s": …}` (a moment of CLOCK_MONOTONIC), tells how it is
-doing four times a second, and says `{"done": …}` at the end. `stop` ends the load early. At the end of its standard input it
-ends at once, so that nothing of it outlives its parent.
+doing four times a second, and says `{"done": …}` at the end, or `{"failed": …}` where this machine is at its limits. `stop` ends
+the load early. At the end of its standard input it ends at once, so that nothing of it outlives its parent.
 """
 
 import ctypes
@@ -23,6 +23,7 @@ from bench.client.arrivals import Arrivals, Closed, Open, poisson
 from bench.client.firing import Firing
 from bench.client.plan import Plan
 from bench.client.tally import Busy, Tally, Window
+from bench.errors import ProcessFailed
 
 TELL_S = 0.25
 
@@ -82,7 +83,7 @@ def arrivals(own: Plan, begin_s: float) -> Arrivals:
     lasts_s = own.warmup_s + own.duration_s
     if own.rate_per_s is None:
         return Closed(begin_s, begin_s + lasts_s)
-    return Open(begin_s + poisson(own.rate_per_s, lasts_s, own.seed))
+    return Open(begin_s + poisson(own.rate_per_s, lasts_s, own.seed), begin_s + lasts_s)
 
 
 def prepare() -> None:
@@ -109,4 +110,7 @@ def hear() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ProcessFailed as error:
+        say(failed=str(error))

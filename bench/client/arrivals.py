@@ -45,9 +45,10 @@ class Closed:
 
 
 class Open:
-    """Requests are due at given moments, in growing order, whatever the server does."""
+    """Requests are due at given moments before an end, in growing order, whatever the server does."""
 
-    def __init__(self, moments_s: np.ndarray) -> None:
+    def __init__(self, moments_s: np.ndarray, end_s: float) -> None:
+        self._end_s = end_s
         self._moments_s = array("d", moments_s.astype(np.float64).tobytes())
         self._moments_s.append(math.inf)
         self._place = 0
@@ -65,9 +66,8 @@ class Open:
         return self._moments_s[self._place]
 
     def over(self, now_s: float) -> bool:
-        """Whether all were taken."""
-        del now_s
-        return self._place == len(self._moments_s) - 1
+        """Whether all were taken and the end is reached: a window is as long as it was said to be."""
+        return now_s >= self._end_s and self._place == len(self._moments_s) - 1
 
 
 def poisson(rate_per_s: float, duration_s: float, seed: tuple[int, ...]) -> np.ndarray:

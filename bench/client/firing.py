@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from bench.client.answer import MalformedAnswer
 from bench.client.arrivals import NONE_DUE, Arrivals
 from bench.client.connection import IDLE, Connection
+from bench.client.exhausted import require_not_exhausted
 from bench.client.load import Request
 from bench.client.plan import Address, Plan
 from bench.client.tally import Tally
@@ -46,19 +47,23 @@ class Opened:
 
 
 def opened(address: Address, count: int) -> Opened:
-    """Opens so many connections, one after the other, up to the first that cannot be opened now.
+    """Opens so many connections, one after the other, up to the first that the server does not take now.
 
     The epoll is opened first: `select.select` takes descriptors below 1024 only.
+
+    Raises:
+        ProcessFailed: this machine has no descriptor or port left.
     """
     epoll, sockets = select.epoll(), []
     family, *where = address
     while len(sockets) < count:
-        one = _socket(family)
+        one = _socket(family, len(sockets))
         one.settimeout(_OPEN_TIMEOUT_S)
         try:
             one.connect(tuple(where))
-        except OSError:
+        except OSError as error:
             one.close()
+            require_not_exhausted(error.errno, len(sockets))
             break
         one.settimeout(0.0)
         sockets.append(one)
@@ -98,7 +103,11 @@ class Firing:
         self._epoll.register(descriptor, _IN)
 
     def run(self, at_tick: Callable[[float], None]) -> None:
-        """Sends what is due until nothing will be, and until every request has its answer or has failed; or until `stopped`."""
+        """Sends what is due until nothing will be, and until every request has its answer or has failed; or until `stopped`.
+
+        Raises:
+            ProcessFailed: a connection was to be opened again, and this machine has no descriptor or port left.
+        """
         now_s = time.monotonic()
         next_tick_s = now_s
         while not self.stopped:
@@ -187,6 +196,8 @@ class Firing:
             connection.deadline_s = math.inf
             self._idle.append(connection)
         else:
+            if due_s < now_s:  # in a closed loop it is due now
+                self._tally.waited(due_s)
             self._begin(connection, due_s)
 
     def _fail(self, connection: Connection, now_s: float, kind: str, *, of_server: bool = False) -> None:
@@ -194,12 +205,18 @@ class Firing:
         if connection.due_s != IDLE:
             self._tally.failed(connection.due_s, now_s, kind, connection.sent, connection.received)
         elif (due_s := self._arrivals.take(now_s)) != NONE_DUE:
-            self._tally.failed(due_s, now_s, kind)
+            self._fail_waiting(due_s, now_s, kind)
         if of_server:
             self._failing_since_s = self._failing_since_s if self._failures else now_s
             self._failures += 1
             self.last_failure = kind
         self._close(connection, now_s)
+
+    def _fail_waiting(self, due_s: float, now_s: float, kind: str) -> None:
+        """Ends a request that found no connection."""
+        if due_s < now_s:
+            self._tally.waited(due_s)
+        self._tally.failed(due_s, now_s, kind)
 
     def _close(self, connection: Connection, now_s: float) -> None:
         if connection.socket is not None:
@@ -214,12 +231,7 @@ class Firing:
         if connection.retry_s > now_s or self._arrivals.over(now_s):
             return
         family, *where = self._address
-        try:
-            opened = _socket(family)
-        except OSError as error:  # no descriptor is left
-            self._fail(connection, now_s, f"connect failed: {error.strerror}", of_server=True)
-            return
-        connection.socket = opened
+        connection.socket = opened = _socket(family, len(self._open))
         opened.settimeout(0.0)
         code = opened.connect_ex(tuple(where))
         if code in {0, errno.EINPROGRESS}:
@@ -228,6 +240,7 @@ class Firing:
             self._open[opened.fileno()] = connection
             self._epoll.register(opened.fileno(), select.EPOLLOUT)
         else:
+            require_not_exhausted(code, len(self._open))
             self._fail(connection, now_s, _refusal(code), of_server=True)
 
     def _connected(self, connection: Connection, opened: socket.socket) -> None:
@@ -249,7 +262,7 @@ class Firing:
                 kind = "connect timeout" if connection.connecting else "timeout"
                 self._fail(connection, now_s, kind, of_server=connection.connecting)
         while self._arrivals.next_s() + self._timeout_s <= now_s:
-            self._tally.failed(self._arrivals.take(now_s), now_s, "timeout")
+            self._fail_waiting(self._arrivals.take(now_s), now_s, "timeout")
 
     def _leave(self, now_s: float) -> None:
         """Closes everything; what waits for an answer, or to be sent, will have none."""
@@ -259,12 +272,16 @@ class Firing:
             if connection.socket is not None:
                 connection.socket.close()
         while self._arrivals.next_s() <= now_s:
-            self._tally.failed(self._arrivals.take(now_s), now_s, "unanswered")
+            self._fail_waiting(self._arrivals.take(now_s), now_s, "unanswered")
         self._epoll.close()
 
 
-def _socket(family: int) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+def _socket(family: int, opened: int) -> socket.socket:
+    try:
+        made = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as cause:
+        require_not_exhausted(cause.errno, opened)
+        raise
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return made
 

@@ -46,11 +46,15 @@ class Outcome:
     (closed loop) to its last byte; `answered_s` says when, from the window's beginning, in that order. `errors` counts the others
     by kind, such as `status 503` or `timeout`. `offered` is the sum of both.
 
-    An open loop counts the requests that were due in the window, and waits for every one of them, after its end too: how many a
-    server answers in a second is told by the `answered_s` within `seconds`. A closed loop counts the answers that came in the
-    window, to requests sent in it or before; after its end it waits for what is under way, and counts only what of it fails.
+    An open loop counts the requests that were due in the window, and waits for every one of them, after its end too. A closed
+    loop counts the answers that came in the window, to requests sent in it or before; after its end it waits for what is under
+    way, and counts only what of it fails.
 
-    `client_busy` is the share of a core that the busiest process used in the window.
+    How many a server answers in a second is told by `in_time`: the answers with 2xx whose last byte came within the window,
+    whenever their requests were due, in the warm-up too. In a closed loop it is the number of `latencies_s`.
+
+    `client_busy` is the share of a core that the busiest process used in the window. `waited` are the requests due in the window
+    that found every connection in use, and were sent, or failed, later; in a closed loop there are none.
     """
 
     seconds: float
@@ -62,3 +66,5 @@ class Outcome:
     sent_bytes: int
     received_bytes: int
     client_busy: float
+    in_time: int = 0
+    waited: int = 0

@@ -2,6 +2,7 @@
 
 import struct
 import time
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ class Window:
     begin_s: float
     end_s: float
     by_due: bool
+
+    def has(self, moments_s: np.ndarray) -> np.ndarray:
+        """Which moments are in it: as many booleans."""
+        return (moments_s >= self.begin_s) & (moments_s < self.end_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Tally:
     def __init__(self) -> None:
         self._table = bytearray()
         self._kinds: list[str] = [""]
+        self._waited_s = array("d")
         self.errors = 0
 
     def __len__(self) -> int:
@@ -57,6 +63,10 @@ class Tally:
             self._kinds.append(kind)
         self.answered(due_s, ended_s, -self._kinds.index(kind), 0, sent, received)
 
+    def waited(self, due_s: float) -> None:
+        """A request found no free connection when it was due; what becomes of it is told later."""
+        self._waited_s.append(due_s)
+
     def latencies_s(self, start: int) -> np.ndarray:
         """Of the requests answered with 2xx, from the row `start` on."""
         table = self._read(start)
@@ -70,7 +80,7 @@ class Tally:
         """
         table = self._read(0)
         decides_s = table["due_s"] if window.by_due else table["ended_s"]
-        inside = (decides_s >= window.begin_s) & (decides_s < window.end_s)
+        inside, in_time = window.has(decides_s), window.has(table["ended_s"]) & _good(table)
         if not window.by_due:
             inside |= ~_good(table) & (table["ended_s"] >= window.end_s)
         inside, good = table[inside], table[inside & _good(table)]
@@ -80,6 +90,8 @@ class Tally:
             "errors": self._named(inside["how"][~_good(inside)].tolist()),
             "sent_bytes": int(inside["sent"].sum()),
             "received_bytes": int(inside["received"].sum()),
+            "in_time": int(np.count_nonzero(in_time)),
+            "waited": int(np.count_nonzero(window.has(np.array(self._waited_s)))),
         }
         return Measured(good["ended_s"] - good["due_s"], good["ended_s"] - window.begin_s, told)
 

@@ -71,6 +71,11 @@ def uses(readings: Sequence[Reading], pids: Collection[int]) -> tuple[GpuUse, ..
     return tuple(_use(by_index[index]) for index in sorted(used or by_index))
 
 
+def are_told(readings: Sequence[Reading], pids: Collection[int]) -> bool:
+    """Whether one of these processes was seen on a GPU; where none was, `uses` has all GPUs, other processes' work included."""
+    return any(not one.pids.isdisjoint(pids) for one in readings)
+
+
 def _use(readings: Sequence[Reading]) -> GpuUse:
     return GpuUse(
         name=readings[0].name,

@@ -10,13 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Self
 
+from artifact import read_manifest
 from bench.errors import PeerMissing
-from bench.peers.peer import Cpus, on_cpus, path_of
+from bench.peers.peer import MAX_DELAY_MS, MAX_ROWS, Cpus, core_count, most_rows, path_of, tied
 from bench.processes import Running, free_port, running
 from bench.results import Contender
 
-MAX_DELAY_S = 0.005
-"""How long the first request of a batch waits for others."""
 READY = "/ready"
 PATHS: Mapping[str, str] = {
     "oip-binary": "/infer-binary",
@@ -50,12 +49,14 @@ class FastApiPeer:
     def about(self) -> str:
         """See `Peer`."""
         how = (
-            f"requests wait in a queue until the model's largest batch is there or {MAX_DELAY_S * 1e3:g} ms are over, "
-            "and are joined to one call of the engine in a thread"
+            f"requests wait in a queue until the model's largest batch, at most {MAX_ROWS} rows, is there or "
+            f"{MAX_DELAY_MS} ms are over, and are joined to one call of the engine in a thread; "
+            "as many calls run at once as our server has instances"
             if self.batching
-            else "every request is one call of the engine, on the event loop if it is short, else in a thread"
+            else "every request is one call of the engine, on the event loop if it is short, else in a thread, "
+            "with as many calls at once as fill the cores"
         )
-        return f"A FastAPI application as it is written first, on uvicorn in one process: {how}."
+        return f"A FastAPI application as it is written first, on uvicorn in one process, without an access log: {how}."
 
     def on(self, engine: str, device: str) -> Self:
         """See `Peer`."""
@@ -70,26 +71,42 @@ class FastApiPeer:
         """See `Peer`."""
         return path_of(PATHS, protocol, self.title)
 
-    def contender(self, artifact_dir: Path, threads: int | None, cpus: Cpus) -> Contender:  # noqa: ARG002 - `Peer`'s
+    def contender(self, artifact_dir: Path, threads: int | None, instances: int, cpus: Cpus) -> Contender:
         """See `Peer`."""
         names = ("fastapi", "uvicorn", "uvloop", "httptools", "pydantic")
         versions = {name: found for name in names if (found := _version(name))}
-        settings = {"threads": str(threads or "the engine's own choice"), "HTTP parser": _http_parser()}
+        settings = {
+            "threads": str(threads or "the engine's own choice"),
+            "calls at once": self._calls(threads, instances, cpus),
+            **({"max_rows": str(most_rows(read_manifest(artifact_dir).signature))} if self.batching else {}),
+            "access log": "off",
+            "HTTP parser": _http_parser(),
+        }
         return Contender(
             title=self.title, about=self.about, settings={"python": platform.python_version(), **versions, **settings}
         )
 
+    def _calls(self, threads: int | None, instances: int, cpus: Cpus) -> str:
+        if self.batching:
+            return str(instances)
+        return f"{filling_calls(threads, instances, core_count(cpus))}, or 1 on the event loop if calls are short"
+
     @contextmanager
-    def start(self, artifact_dir: Path, folder: Path, threads: int | None, cpus: Cpus) -> Iterator[Running]:
+    def start(self, artifact_dir: Path, folder: Path, threads: int | None, instances: int, cpus: Cpus) -> Iterator[Running]:
         """See `Peer`."""
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         command = [sys.executable, "-m", "bench.peers.fastapi_app", str(artifact_dir.absolute()), "--port", str(port)]
-        command += ["--engine", self.engine, "--device", self.device]
+        command += ["--engine", self.engine, "--device", self.device, "--instances", str(instances)]
         command += ["--threads", str(threads)] if threads else []
         command += ["--batching"] if self.batching else []
-        with running(on_cpus(cpus, command), port, folder / f"{self.key}.log", READY) as found:
+        with running(tied(cpus, command), port, folder / f"{self.key}.log", READY) as found:
             yield found
+
+
+def filling_calls(threads: int | None, instances: int, cores: int) -> int:
+    """How many calls at once fill the cores; an engine that chooses its own threads fills them by one. `instances` at least."""
+    return max(instances, cores // threads if threads else 1)
 
 
 def _http_parser() -> str:

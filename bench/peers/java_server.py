@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bench.errors import ProcessFailed
-from bench.peers.peer import Cpus, on_cpus
+from bench.peers.peer import Cpus, tied
 from bench.processes import Running, running
 
 _LOG, _GROUP = "torchserve.log", "torchserve.group"
+_ENDS_ITS_GROUP = """trap 'trap - TERM; kill -TERM 0' TERM; "$@" & wait $!"""
+"""A shell that runs a command and tells SIGTERM to all that it started: the launcher alone would leave Java behind."""
 _SAID_CHARACTERS = 2000
 _END_TIMEOUT_S = 15
 _WORKERS_TIMEOUT_S = 120
@@ -22,7 +24,9 @@ _POLL_S = 0.05
 
 
 @contextlib.contextmanager
-def launched(config: Path, port: int, cpus: Cpus = None, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+def launched(
+    config: Path, port: int, cpus: Cpus = None, environment: Mapping[str, str] | None = None, log_config: Path | None = None
+) -> Iterator[Running]:
     """Runs TorchServe with a config.properties until the block ends, which ends all its processes; `port` is that of its ping.
 
     Its log lies beside the config. It is a process group of its own: no Ctrl-C reaches it, so that it is ended in order. Its ping
@@ -34,11 +38,12 @@ def launched(config: Path, port: int, cpus: Cpus = None, environment: Mapping[st
     folder = config.parent
     variables = {"TMPDIR": str(folder), "TEMP": str(folder), **(environment or {})}
     launch = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--ts-config", str(config)]
-    in_a_group = ["setsid", "sh", "-c", f'echo $$ > {_GROUP} && exec "$@"', "sh"]
+    launch += ["--log-config", str(log_config)] if log_config else []
+    in_a_group = ["setsid", "sh", "-c", f"echo $$ > {_GROUP} && {_ENDS_ITS_GROUP}", "sh"]
     command = [*in_a_group, "env", *(f"{name}={value}" for name, value in variables.items()), *launch]
     (folder / _GROUP).unlink(missing_ok=True)
     try:
-        with running(on_cpus(cpus, command), port, folder / _LOG, "/ping") as found:
+        with running(tied(cpus, command), port, folder / _LOG, "/ping") as found:
             yield found
     finally:
         with contextlib.suppress(OSError, ValueError):  # none was started, or none is left

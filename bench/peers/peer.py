@@ -1,17 +1,23 @@
 """What every peer can do, and the words of a command that both kinds need."""
 
-import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self
 
+from artifact import Signature
 from bench.errors import NotAsked
 from bench.processes import Running
 from bench.results import Contender
+from foundation.environment import cores
 
 Cpus = Collection[int] | None
 """The cores that a peer may run on; None is all that we may run on ourselves."""
+
+MAX_ROWS = 32
+"""The most rows that any peer joins to one call."""
+MAX_DELAY_MS = 5
+"""How long the first request of a batch waits for others, at any peer."""
 
 
 class Peer(Protocol):
@@ -44,14 +50,17 @@ class Peer(Protocol):
         """Where it takes a protocol's body. Raises NotAsked where it does not."""
         ...
 
-    def contender(self, artifact_dir: Path, threads: int | None, cpus: Cpus) -> Contender:
+    def contender(self, artifact_dir: Path, threads: int | None, instances: int, cpus: Cpus) -> Contender:
         """What stands in the results of a peer that is started so: versions and settings."""
         ...
 
-    def start(self, artifact_dir: Path, folder: Path, threads: int | None, cpus: Cpus) -> AbstractContextManager[Running]:
+    def start(
+        self, artifact_dir: Path, folder: Path, threads: int | None, instances: int, cpus: Cpus
+    ) -> AbstractContextManager[Running]:
         """Runs it until the block ends, with all its processes; the block begins once it answers the model.
 
-        `folder` is made where it is not there; the peer's log and files lie in it. `threads` are those of one call of the engine.
+        `folder` is made where it is not there; the peer's log and files lie in it. `threads` are those of one call of the engine,
+        `instances` how many calls our server runs at once.
 
         Raises:
             ProcessFailed: it did not start, or ended before the block did.
@@ -68,11 +77,17 @@ def path_of(paths: Mapping[str, str], protocol: str, title: str) -> str:
     return paths[protocol]
 
 
-def on_cpus(cpus: Cpus, command: Iterable[str]) -> list[str]:
-    """The command on these cores only; its process id stays the same."""
-    return [*command] if cpus is None else ["taskset", "--cpu-list", ",".join(map(str, sorted(cpus))), *command]
+def most_rows(signature: Signature) -> int:
+    """The most rows that a peer with batching joins to one call of this model."""
+    return 1 if signature.batch_dim is None else min(signature.dims[signature.batch_dim].max, MAX_ROWS)
 
 
-def cpu_count(cpus: Cpus) -> int:
-    """How many cores that are."""
-    return len(os.sched_getaffinity(0) if cpus is None else cpus)
+def tied(cpus: Cpus, command: Iterable[str]) -> list[str]:
+    """The command on these cores only, with SIGTERM when we end, even if killed; its process id stays the same."""
+    on_cpus = [] if cpus is None else ["taskset", "--cpu-list", ",".join(map(str, sorted(cpus)))]
+    return ["setpriv", "--pdeathsig", "TERM", *on_cpus, *command]
+
+
+def core_count(cpus: Cpus) -> int:
+    """How many cores' time that is: a container's quota may be less than the cores that are seen."""
+    return cores() if cpus is None else min(cores(), len(cpus))

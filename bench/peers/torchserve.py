@@ -22,13 +22,11 @@ from artifact.manifest import GOLDEN
 from bench.errors import PeerMissing, ProcessFailed
 from bench.payloads import predictions_json
 from bench.peers.java_server import launched, wait_for_workers
-from bench.peers.peer import Cpus, cpu_count, path_of
+from bench.peers.peer import MAX_DELAY_MS, MAX_ROWS, Cpus, core_count, most_rows, path_of
 from bench.processes import Running, free_port, run_module
 from bench.results import Contender
 
 OLDEST_JAVA = 11
-MAX_DELAY_MS = 5
-MAX_ROWS = 32
 MODEL = "model"
 """The name under which TorchServe serves it, whatever the artifact's."""
 PATHS: Mapping[str, str] = dict.fromkeys(("predictions-json", "predictions-npy", "predictions-raw"), f"/predictions/{MODEL}")
@@ -40,6 +38,21 @@ _JAVA_VERSION = re.compile(r'version "([\d.]+)')
 _JAVA_TIMEOUT_S = 30
 _THREADS = "OMP_NUM_THREADS"
 _INSTALL_JAVA = "apt-get install openjdk-17-jre-headless"
+_LOGS = """<?xml version="1.0" encoding="UTF-8"?>
+<Configuration>
+  <Appenders><Console name="STDOUT"><PatternLayout pattern="%d [%p] %c - %m%n"/></Console></Appenders>
+  <Loggers>
+    <Logger name="ACCESS_LOG" level="off"/>
+    <Logger name="MODEL_METRICS" level="off"/>
+    <Logger name="TS_METRICS" level="off"/>
+    <Logger name="MODEL_LOG" level="info">
+      <RegexFilter regex=".*Backend received inference at.*" onMatch="DENY" onMismatch="NEUTRAL"/>
+    </Logger>
+    <Root level="warn"><AppenderRef ref="STDOUT"/></Root>
+  </Loggers>
+</Configuration>
+"""
+"""Its log without what it writes by default for every request: access, metrics, when it came. What else workers say stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +84,7 @@ class TorchServePeer:
         return (
             "The artifact in a .mar of `stateserve package mar`, whose handler runs the same engine, behind the real TorchServe: "
             f"{how}; a worker with one thread for each core, or one worker on a GPU. The handler checks what our server does, "
-            "and reads JSON in plain Python."
+            "and reads JSON in plain Python. Its logs of every request are off, as they are at the others."
         )
 
     def on(self, engine: str, device: str) -> Self:
@@ -91,15 +104,23 @@ class TorchServePeer:
         """See `Peer`."""
         return path_of(PATHS, protocol, self.title)
 
-    def contender(self, artifact_dir: Path, threads: int | None, cpus: Cpus) -> Contender:
+    def contender(self, artifact_dir: Path, threads: int | None, instances: int, cpus: Cpus) -> Contender:  # noqa: ARG002
         """See `Peer`."""
         versions = {"torchserve": version("torchserve"), "java": java_version() or "not found"}
         settings = {name: str(value) for name, value in self._model(artifact_dir, cpus).items()}
-        threads_of_a_worker = self._environment(threads).get(_THREADS, "the engine's own choice")
-        return Contender(title=self.title, about=self.about, settings=versions | settings | {"threads": threads_of_a_worker})
+        settings["threads"] = self._environment(threads).get(_THREADS, "the engine's own choice")
+        logs = {"access log": "off", "metrics log": "off"}
+        return Contender(title=self.title, about=self.about, settings=versions | settings | logs)
 
     @contextmanager
-    def start(self, artifact_dir: Path, folder: Path, threads: int | None, cpus: Cpus) -> Iterator[Running]:
+    def start(
+        self,
+        artifact_dir: Path,
+        folder: Path,
+        threads: int | None,
+        instances: int,  # noqa: ARG002 - it has its workers
+        cpus: Cpus,
+    ) -> Iterator[Running]:
         """See `Peer`."""
         store = folder / "store"
         store.mkdir(parents=True, exist_ok=True)
@@ -108,7 +129,9 @@ class TorchServePeer:
         models = {MODEL: {artifact_dir.resolve().name: self._model(artifact_dir, cpus)}}
         config = folder / "config.properties"
         config.write_text(self._config(store, port, models))
-        with launched(config, port, cpus, self._environment(threads)) as found:
+        log_config = folder / "log4j2.xml"
+        log_config.write_text(_LOGS)
+        with launched(config, port, cpus, self._environment(threads), log_config) as found:
             wait_for_workers(port + 1, MODEL, folder)
             _require_answer(found, artifact_dir)
             yield found
@@ -126,8 +149,9 @@ class TorchServePeer:
 
     def _model(self, artifact_dir: Path, cpus: Cpus) -> dict[str, str | int]:
         """The model's own settings, by TorchServe's names."""
-        workers = cpu_count(cpus) if self.device == "cpu" else 1
-        batching = {"batchSize": _batch_size(artifact_dir), "maxBatchDelay": MAX_DELAY_MS} if self.batching else {"batchSize": 1}
+        workers = core_count(cpus) if self.device == "cpu" else 1
+        rows = most_rows(read_manifest(artifact_dir).signature)
+        batching = {"batchSize": rows, "maxBatchDelay": MAX_DELAY_MS} if self.batching else {"batchSize": 1}
         return {"marName": f"{MODEL}.mar", "minWorkers": workers, "maxWorkers": workers, **batching}
 
     def _config(self, store: Path, port: int, models: Mapping[str, Mapping[str, Any]]) -> str:
@@ -172,11 +196,6 @@ def _missing_java() -> list[str]:
         return [f"Java {OLDEST_JAVA} or newer: {_INSTALL_JAVA}"]
     major = int(found.removeprefix("1.").partition(".")[0])
     return [f"Java {OLDEST_JAVA} or newer (it is {found}): {_INSTALL_JAVA}"] if major < OLDEST_JAVA else []
-
-
-def _batch_size(artifact_dir: Path) -> int:
-    signature = read_manifest(artifact_dir).signature
-    return 1 if signature.batch_dim is None else min(signature.dims[signature.batch_dim].max, MAX_ROWS)
 
 
 def _require_answer(found: Running, artifact_dir: Path) -> None:

@@ -4,12 +4,26 @@
 words. matplotlib is imported when a report is written, not before.
 """
 
+import importlib.util
 from pathlib import Path
 
 from bench.results import Results
 
 TOLERANCE = 0.1
 """What a comparison on the page calls a change, where nothing else is asked for: 10 %."""
+
+
+_NEEDED = "matplotlib"
+
+
+def require_installed() -> None:
+    """For the start of a test: whether its report can be written at its end, without importing anything.
+
+    Raises:
+        ModuleNotFoundError: the package that draws is not installed; `foundation.command.exit_codes` names the install line.
+    """
+    if importlib.util.find_spec(_NEEDED) is None:
+        raise ModuleNotFoundError(f"No module named {_NEEDED!r}", name=_NEEDED)
 
 
 def write(results: Results, out: Path, previous: Results | None = None, tolerance: float = TOLERANCE) -> None:

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.page import Spread
-from bench.report.units import rounded
+from bench.report.units import capital, load
 from bench.results import OURS, Case, Results, Round
 
 CLIENT_FULL = 0.9
 """Of a core: the load generator was the limit."""
 MACHINE_FULL = 0.95
 """Of all cores: the machine was the limit."""
+NEARLY_FULL = 0.8
+"""Of a core or of all: from here on nobody can say that it was not the limit."""
 KEPT_UP = 0.97
-"""Of the requests due: a server that answers fewer is beyond what it can do."""
+"""Of the requests due, those that failed left out: a server that answers fewer in the time is beyond what it can do."""
+_TOO_LATE = "timeout"
+"""The one kind of failure that is a backlog, too: the answer would have come later than anybody waits."""
 _RATES_FOR_A_KNEE = 3
 
 
@@ -55,6 +59,11 @@ def title(results: Results, contender: str) -> str:
     return results.contenders[contender].title if contender in results.contenders else contender
 
 
+def ours_title(results: Results) -> str:
+    """How ours is called at the beginning of a sentence: a server of somebody else is not Stateserve."""
+    return capital(title(results, OURS))
+
+
 def best(results: Results, contender: str = OURS) -> Case | None:
     """The closed loop with the most answers in a second."""
     return max(results.closed(contender), key=lambda case: case.requests_per_s, default=None)
@@ -81,14 +90,22 @@ def failures(cases: Sequence[Case]) -> Failures:
     return Failures(sum(one.offered for one in _rounds(cases)), dict(sorted(kinds.items(), key=lambda item: -item[1])))
 
 
-def offered_per_s(case: Case) -> float:
-    """Requests that were due in a second: the median over the rounds."""
-    return Spread.of([one.offered / one.seconds for one in case.rounds]).median
+def to_be_answered_per_s(case: Case) -> float:
+    """Requests that were due in a second and did not fail at once: the median over the rounds."""
+    return Spread.of([_to_be_answered(one) / one.seconds for one in case.rounds]).median
+
+
+def _to_be_answered(one: Round) -> int:
+    return one.offered - sum(count for kind, count in one.errors.items() if kind != _TOO_LATE)
 
 
 def keeps_up(case: Case) -> bool:
-    """Whether answers came as fast as requests were due."""
-    return case.requests_per_s >= KEPT_UP * offered_per_s(case)
+    """Whether answers came as fast as requests were due. Those that failed are left out: they are told as failures.
+
+    Both are counted over the same seconds, the answers whenever they were due: in a steady state they are the same number,
+    however long an answer takes.
+    """
+    return case.requests_per_s >= KEPT_UP * to_be_answered_per_s(case)
 
 
 def power(case: Case) -> float:
@@ -101,9 +118,15 @@ def power(case: Case) -> float:
 
 
 def knee(results: Results) -> Case | None:
-    """The open loop where throughput is best paid for in latency; None where fewer than three rates were tried."""
-    tried = results.open()
-    return max(tried, key=power) if len(tried) >= _RATES_FOR_A_KNEE else None
+    """The open loop where throughput is best paid for in latency.
+
+    None where fewer than three rates were tried, or where it would be one that the server could not follow: that is no knee.
+    """
+    tried, full = results.open(), saturated(results)
+    if len(tried) < _RATES_FOR_A_KNEE:
+        return None
+    bend = max(tried, key=power)
+    return bend if full is None or (bend.rate_per_s or 0.0) < (full.rate_per_s or 0.0) else None
 
 
 def saturated(results: Results) -> Case | None:
@@ -129,10 +152,10 @@ def bound_requests_per_s(results: Results) -> float | None:
 
 
 def ratios(results: Results, ours: Case) -> list[Ratio]:
-    """Ours against every peer that was asked in the same way; a round that only one of them had is left out."""
+    """Ours against every peer that was asked in the same way; a round that only one of them had or answered is left out."""
     found = []
     for case in results.cases:
-        pairs = [(one, two) for one, two in zip(ours.rounds, case.rounds, strict=False) if two.requests]
+        pairs = [(one, two) for one, two in zip(ours.rounds, case.rounds, strict=False) if two.in_time]
         if case.contender != OURS and case.load[1:] == ours.load[1:] and pairs:
             values = [one.requests_per_s / two.requests_per_s for one, two in pairs]
             found.append(Ratio(case.contender, case, Spread.of(values)))
@@ -141,6 +164,11 @@ def ratios(results: Results, ours: Case) -> list[Ratio]:
 
 def _rounds(cases: Sequence[Case]) -> list[Round]:
     return [one for case in cases for one in case.rounds]
+
+
+def client_full(results: Results) -> list[Case]:
+    """The loads of any contender where the load generator was the limit."""
+    return [case for case in results.cases if client_busy(case) > CLIENT_FULL]
 
 
 def client_busy(case: Case) -> float:
@@ -156,6 +184,4 @@ def machine_busy(case: Case) -> float | None:
 
 def load_name(case: Case) -> str:
     """A case's load in a word: `32 connections`, or `500/s`."""
-    if case.rate_per_s is not None:
-        return f"{rounded(case.rate_per_s, 4)}/s"
-    return f"{case.connections:,} connection{'' if case.connections == 1 else 's'}"
+    return load(case.connections, case.rate_per_s)

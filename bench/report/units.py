@@ -49,6 +49,11 @@ def per_second(value: float) -> str:
     return f"{rounded(value)}/s"
 
 
+def load(connections: int, rate_per_s: float | None = None) -> str:
+    """A load in a word: `32 connections`, or `500/s` where so many requests are due in a second."""
+    return counted(connections, "connection") if rate_per_s is None else f"{rounded(rate_per_s, 4)}/s"
+
+
 def percent(share: float) -> str:
     """A share in a sentence: `78 %`; what is above nothing is never told as 0, what is below all never as 100."""
     value = share * 100
@@ -84,6 +89,11 @@ def moment(text: str) -> str:
 def counted(count: int, noun: str) -> str:
     """A number and its noun: `1 request`, `1,200 requests`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def capital(text: str) -> str:
+    """As it begins a sentence or a heading."""
+    return text[:1].upper() + text[1:]
 
 
 def listed(parts: Sequence[str]) -> list[str]:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from bench.report.findings import (
-    CLIENT_FULL,
     MACHINE_FULL,
+    NEARLY_FULL,
     Ratio,
     best,
     client_busy,
+    client_full,
     failures,
     knee,
     latency_spread,
@@ -20,6 +21,8 @@ from bench.report.findings import (
     title,
 )
 from bench.report.markup import Markup, element, joined, strong
+from bench.report.sections.peers import failed_words
+from bench.report.sections.rates import knee_words
 from bench.report.sections.slo import slo_words
 from bench.report.units import counted, listed, milliseconds, per_second, percent, rounded
 from bench.results import OURS, Case, Results
@@ -70,7 +73,7 @@ def sentences(results: Results) -> Iterator[Markup]:
     if most is not None:
         yield from _against(results, most)
     yield from _open(results)
-    yield _limit(most or results.open()[-1])
+    yield from _limits(results, most or results.open()[-1])
     if not failures(results.cases).count:
         yield joined(["No request failed."])
 
@@ -106,43 +109,60 @@ def _of_the_engine(results: Results, most: Case) -> Iterator[Markup]:
 def _against(results: Results, most: Case) -> Iterator[Markup]:
     found = ratios(results, most)
     if found:
-        yield joined([*listed([_times(results, one) for one in found]), "."])
+        yield joined([f"Requests/s at {load_name(most)}: ", *listed([_times(results, one) for one in found]), "."])
 
 
 def _times(results: Results, one: Ratio) -> Markup:
     over = one.spread
-    times = f"{rounded(over.median)} times"
-    return joined([strong(times), f" {title(results, one.contender)} ({rounded(over.low)}–{rounded(over.high)})"])  # noqa: RUF001
+    spread_words = f" {title(results, one.contender)} ({rounded(over.low)}–{rounded(over.high)})"  # noqa: RUF001
+    return joined([strong(f"{rounded(over.median)} times"), spread_words, failed_words(one)])
 
 
 def _open(results: Results) -> Iterator[Markup]:
     bend, full = knee(results), saturated(results)
     parts: list[str] = []
     if bend is not None:
-        p99 = bend.latency_ms("p99")
-        parts += ["The knee is at ", strong(per_second(bend.rate_per_s or 0.0)), f" (p99 {milliseconds(p99)})" if p99 else ""]
+        parts += ["The knee is at ", *knee_words(results, bend)]
     if full is not None:
         parts += ["; from " if parts else "From ", f"{per_second(full.rate_per_s or 0.0)} on, answers no longer keep up"]
     if parts:
         yield joined([*parts, "."])
 
 
-def _limit(case: Case) -> Markup:
-    """Who was the limit there: the load generator, this machine, or neither."""
-    client, machine = client_busy(case), machine_busy(case)
-    at = f"at {load_name(case)}"
-    if client > CLIENT_FULL:
-        return joined(
-            [strong("The load generator was the limit"), f" {at}: its busiest process used {percent(client)} of a core."]
-        )
-    if machine is not None and machine > MACHINE_FULL:
-        return joined(
-            [
-                strong("The machine was the limit"),
-                f" {at}: its cores were {percent(machine)} busy, server and load generator together.",
-            ]
-        )
-    known = "" if machine is None else f", the machine's cores were {percent(machine)} busy"
+def _limits(results: Results, case: Case) -> Iterator[Markup]:
+    """Who was the limit: the load generator under any load of anybody, and the machine, or neither, under this one of ours."""
+    full = client_full(results)
+    if full:
+        where = "".join(listed([_whose(results, one) for one in full]))
+        most = percent(max(client_busy(one) for one in full))
+        told = f"{'up to ' if len(full) > 1 else ''}{most} of a core"
+        yield joined([strong("The load generator was the limit"), f" at {where}: its busiest process used {told}."])
+    machine = machine_busy(case)
+    if machine is not None and machine >= NEARLY_FULL:
+        was = "was" if machine > MACHINE_FULL else "was nearly"
+        busy = f"its cores were {percent(machine)} busy, server and load generator together"
+        yield joined([strong(f"The machine {was} the limit"), f" at {load_name(case)}: {busy}."])
+    elif case not in full:
+        yield _of_the_client(case, machine)
+
+
+def _whose(results: Results, case: Case) -> str:
+    return load_name(case) if case.contender == OURS else f"{load_name(case)} of {title(results, case.contender)}"
+
+
+def _of_the_client(case: Case, machine: float | None) -> Markup:
+    """Of a machine that nobody could look into nothing is said."""
+    client, at = client_busy(case), f"at {load_name(case)}"
+    used = f"its busiest process used {percent(client)} of a core"
+    known = (
+        "; how busy the server's machine was is not known"
+        if machine is None
+        else f", the machine's cores were {percent(machine)} busy"
+    )
+    if client >= NEARLY_FULL:
+        return joined([strong("The load generator was nearly the limit"), f" {at}: {used}{known}."])
+    if machine is None:
+        return joined([f"The load generator was not the limit {at}: {used}{known}."])
     return joined(
         [f"Neither the load generator nor the machine was the limit {at}: the generator used {percent(client)} of a core{known}."]
     )

@@ -54,13 +54,21 @@ def survivors(standing: Standing) -> list[Arm]:
     return [*ordered[:half], *(arm for arm in ordered[half:] if not _is_beaten(arm, standing))]
 
 
-def is_decided(standing: Standing) -> bool:
+def is_decided(standing: Standing, measured: Collection[Measurement] = ()) -> bool:
     """Whether the fastest arm leads every other by more than the noise.
 
-    The noise is what the two arms' speeds were seen to vary by (the mean of both spreads), and 3 % at least.
+    The noise is the mean of what the two arms' speeds were seen to vary by, and 3 % at least: within the last measurement, or
+    between the rounds among `measured`, whichever is more.
     """
     leader, *others = sorted((best(points) for points in standing.values()), key=lambda point: -point.rows_per_s)
-    return all(leader.rows_per_s / other.rows_per_s - 1 > max(TIE, (leader.spread + other.spread) / 2) for other in others)
+    varied = _noise(leader, measured)
+    return all(leader.rows_per_s / other.rows_per_s - 1 > max(TIE, (varied + _noise(other, measured)) / 2) for other in others)
+
+
+def _noise(point: Measurement, measured: Collection[Measurement]) -> float:
+    """What a point's speed varies by, as a share: a machine that is disturbed for longer than a measurement shows between two."""
+    speeds = [one.rows_per_s for one in measured if (one.arm, one.rows) == (point.arm, point.rows)]
+    return max(point.spread, max(speeds) / min(speeds) - 1 if speeds else 0.0)
 
 
 def sizes_again(points: Sequence[Measurement]) -> list[int]:

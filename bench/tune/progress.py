@@ -12,13 +12,13 @@ from bench.tune.run import Step
 
 
 class _TimeLeft(ProgressColumn):
-    """What is left of the budget; it may be over earlier, when one arm leads clearly."""
+    """What is left of the budget; it is over earlier when one arm leads clearly, and a little later where a start takes long."""
 
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
         left_s = max(0.0, (task.total or 0.0) - task.completed)
-        return Text(f"at most {left_s // 60:.0f}:{left_s % 60:02.0f} left")
+        return Text(f"about {left_s // 60:.0f}:{left_s % 60:02.0f} left")
 
 
 class Shown:

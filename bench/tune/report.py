@@ -10,10 +10,13 @@ from artifact import tuned
 from artifact.manifest import BENCH
 from artifact.tuned import Choice, Measurement, Tuning
 from bench.tune import halving
-from bench.tune.run import SERVED
+from bench.tune.run import QUIET, SERVED
 
 LOOP_CALL_S = 300e-6
 """Shorter calls run on the server's event loop: serving/warm_up.py says so, and a test that both are the same."""
+
+_P99_CALLS = 20
+"""Of fewer calls the 99th percentile is the longest one, or nearly: it is not shown."""
 
 
 def table(tuning: Tuning) -> list[Measurement]:
@@ -42,6 +45,8 @@ def show(tuning: Tuning, directory: Path, console: Console) -> None:
     console.print(
         f"{directory} on {tuning.device}: {machine.cpu}, {machine.cores} cores, in {tuning.spent_s:.0f} s", style="bold"
     )
+    if (noise := noisy(tuning)) is not None:
+        console.print(noise, soft_wrap=True)
     console.print("\nWhat no other way beats in both rows/s and the time of one call:")
     console.print(_pareto(tuning))
     console.print("\nThe time of one call of n rows, t(n) = a · n + b:")
@@ -49,6 +54,16 @@ def show(tuning: Tuning, directory: Path, console: Console) -> None:
     for failure in tuning.failures:
         console.print(f"left out: {failure.arm}: {failure.reason}", soft_wrap=True)
     console.print(f"\n{server_does(tuning, directory)}", soft_wrap=True)
+
+
+def noisy(tuning: Tuning) -> str | None:
+    """What to say where other work took part in what was measured; None where the machine was quiet."""
+    if tuning.busy_before <= QUIET:
+        return None
+    return (
+        f"The machine was not quiet: before the run began, other work took {tuning.busy_before:.0%} of its cores' time. "
+        "--again on a quiet one gives a choice to rely on."
+    )
 
 
 def server_does(tuning: Tuning, directory: Path) -> str:
@@ -81,7 +96,8 @@ def _pareto(tuning: Tuning) -> Table:
     made = _table("engine", "instances", "threads", "rows", "rows/s", "p50 ms", "p99 ms", "")
     for point in table(tuning):
         chosen = _is_chosen(point, tuning.choice)
-        numbers = (f"{point.rows_per_s:,.0f}", f"{point.p50_s * 1e3:.3g}", f"{point.p99_s * 1e3:.3g}")
+        p99 = f"{point.p99_s * 1e3:.3g}" if point.calls >= _P99_CALLS else f"({point.calls} calls)"
+        numbers = (f"{point.rows_per_s:,.0f}", f"{point.p50_s * 1e3:.3g}", p99)
         made.add_row(*_arm(point), str(point.rows), *numbers, "<- chosen" if chosen else "", style="bold" if chosen else None)
     return made
 

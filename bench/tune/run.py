@@ -17,6 +17,7 @@ from artifact.tuned import Arm, BenchFile, Failure, Fit, Ignored, Machine, Measu
 from bench import alone, bound
 from bench.alone import Asked, Point
 from bench.errors import NotTuned, ProcessFailed
+from bench.observed.cores import load_before
 from bench.results import BoundPoint
 from bench.tune import halving
 from foundation.storage import locked
@@ -24,6 +25,11 @@ from foundation.storage import locked
 SERVED = ("onnx", "torchscript")
 """The engines that the server runs: what is tuned where nobody says which."""
 
+QUIET = 0.1
+"""Where other work takes a larger share of the cores' time before a run, that is noted."""
+
+_WATCHED_S = 0.25
+_DIGITS = 6
 _MODULES = {"onnx": "onnxruntime", "torchscript": "torch", "pt2": "torch"}
 
 
@@ -81,7 +87,7 @@ def tune(request: Request, watcher: Watcher) -> Tuning:
             raise NotTuned(f"{request.directory} is being tuned by another process; wait for its end")
         found = tuned.follow(request.directory, manifest, request.device)
         if isinstance(found, Tuning) and not request.again and set(engines) <= set(found.options.engines):
-            watcher.tell(f"{request.directory} was tuned on this machine at {found.made_at}; --again measures anew")
+            watcher.tell(_kept(request, found))
             return found
         return _Run(request, engines, manifest, watcher).to_its_end()
 
@@ -99,6 +105,7 @@ class _Run:
             watcher.tell(f"the {BENCH} that is there {read.reason}; it is replaced")
         self._file = read if isinstance(read, BenchFile) else BenchFile(content_id=manifest.content_id)
         self._tuning = self._begun(machine)
+        self._note_other_work()
         self._began_s = time.perf_counter() - self._tuning.spent_s
 
     def to_its_end(self) -> Tuning:
@@ -127,15 +134,26 @@ class _Run:
         self._watch.tell(f"goes on with the run of {there.made_at}, which had measured for {there.spent_s:.0f} s")
         return there
 
+    def _note_other_work(self) -> None:
+        busy = load_before(_WATCHED_S)
+        if busy > QUIET:
+            self._watch.tell(
+                f"the machine is not quiet: other work takes {busy:.0%} of its cores' time, and part in what is measured"
+            )
+        update = {"busy_before": max(busy, self._tuning.busy_before)}
+        self._tuning = self._tuning.model_copy(update=update)
+
     def _arms_of(self, number: int) -> list[Arm]:
         """The arms of a round; none where it is decided, or the budget is spent."""
         if number == 0:
             failed = {failure.arm for failure in self._tuning.failures}
             return [arm for arm in self._arms if arm not in failed]
         standing = self._standing({one.arm for one in self._tuning.measurements if one.round == number - 1})
-        if not standing or self._left_s() <= 0 or (number > 1 and halving.is_decided(standing)):
+        decided = number > 1 and halving.is_decided(standing, self._tuning.measurements)
+        if not standing or self._left_s() <= 0 or decided:
             return []
-        return halving.survivors(standing)
+        found = halving.survivors(standing)
+        return found[::-1] if number % 2 else found  # so that what grows with time (heat, other work) does not favour the first
 
     def _standing(self, arms: set[Arm]) -> dict[Arm, list[Measurement]]:
         measured = [one for one in self._tuning.measurements if one.arm in arms]
@@ -166,7 +184,8 @@ class _Run:
         except ProcessFailed as cause:
             self._watch.tell(f"{arm}: left out: {cause}")
             measured = tuple(one for one in self._tuning.measurements if one.arm != arm)
-            self._keep(failures=(*self._tuning.failures, Failure(arm=arm, reason=str(cause))), measurements=measured)
+            failure = Failure(arm=arm, reason=str(cause)[: tuned.MAX_REASON])
+            self._keep(failures=(*self._tuning.failures, failure), measurements=measured)
             return
         new = tuple(_measurement(number, arm, point) for point in points)
         self._keep(measurements=(*self._tuning.measurements, *new))
@@ -243,7 +262,18 @@ def _engines(request: Request, manifest: Manifest, watcher: Watcher) -> tuple[st
 
 
 def _measurement(number: int, arm: Arm, point: Point) -> Measurement:
-    return Measurement(arm=arm, round=number, **dataclasses.asdict(point))
+    """As it is kept: with six digits, which is more than are meaningful."""
+    values = dataclasses.asdict(point)
+    rounded = {name: float(f"{value:.{_DIGITS}g}") for name, value in values.items() if isinstance(value, float)}
+    return Measurement(arm=arm, round=number, **values | rounded)
+
+
+def _kept(request: Request, found: Tuning) -> str:
+    """What to say of a run that is there already, and of what it was asked differently."""
+    told = f"{request.directory} was tuned on this machine at {found.made_at}"
+    if request.max_call_s != found.options.max_call_s:
+        told += f", for calls of at most {found.options.max_call_s:g} s and not {request.max_call_s:g} s"
+    return f"{told}; --again measures anew"
 
 
 def _fits(measured: Collection[Measurement]) -> tuple[Fit, ...]:

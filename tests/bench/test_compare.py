@@ -1,7 +1,7 @@
 """Two load tests side by side: what counts as worse, and what is said of it."""
 
 import pytest
-from made_results import CONTENDERS, MACHINE, a_round, closed, made, made_bound, made_slo, opened
+from made_results import MACHINE, a_round, closed, made, made_bound, made_slo, opened
 
 from bench.compare import compare
 from bench.results import OURS, Case, PayloadSent
@@ -57,7 +57,7 @@ def test_a_change_counts_beyond_the_tolerance(per_s, verdict):
     """10 % either way are nothing."""
     found = compare(only(steady(1000)), only(steady(per_s)), 0.1)
     assert [one.verdict for one in found.changes] == [verdict, "same", "same"]
-    assert [one.unit for one in found.beyond] == (["requests/s"] if verdict == "worse" else [])
+    assert found.beyond == (["8 connections, requests/s: 1,000 became 895"] if verdict == "worse" else [])
 
 
 def test_a_change_within_the_rounds_counts_and_is_told_so():
@@ -71,7 +71,7 @@ def test_a_change_within_the_rounds_counts_and_is_told_so():
 def test_new_errors_are_worse_however_few():
     """From none, any failed request is a change; so is a rate of them that grew beyond the tolerance."""
     found = compare(only(steady(1000)), only(steady(1000, errors={"timeout": 1})), 0.1)
-    assert [(one.unit, one.verdict) for one in found.beyond] == [("failed", "worse")]
+    assert found.beyond == ["8 connections, failed: 0 % became 0.01 %"]
     assert " ".join(found.lines[-2].split()) == "8 connections failed 0 % 0.01 % WORSE"
     same = compare(only(steady(1000, errors={"timeout": 100})), only(steady(1000, errors={"status 503": 105})), 0.1)
     assert same.beyond == []
@@ -103,7 +103,9 @@ def test_what_makes_two_tests_incomparable_is_said_first():
     new = made(
         machine=MACHINE | {"cpu": "AMD EPYC 9R14", "isa": ["avx2", "sve"], "packages": {**MACHINE["packages"], "numpy": "2.5.0"}},
         payload=PayloadSent(protocol="oip-json", different=8, rows=4, body_bytes=9000),
-        model=made().model.model_copy(update={"facts": {"content_id": "77" * 32, "engine": "onnx"}}),
+        model=made().model.model_copy(
+            update={"facts": {"content_id": "77" * 32, "engine": "onnx", "threads": "2", "max_rows": "8", "tuned": "bench.json"}}
+        ),
         complete=False,
         stopped_by="it was interrupted",
     )
@@ -112,6 +114,9 @@ def test_what_makes_two_tests_incomparable_is_said_first():
         "another machine: cpu was Intel(R) Xeon(R) Processor, is AMD EPYC 9R14",
         "another machine: isa lost amx_tile, avx512f, fma; gained sve",
         f"another model content: it was {'5c1f' * 16}, is {'77' * 32}",
+        "another number of threads: it was 1, is 2",
+        "another max_rows: it was not known, is 8",
+        "another tuning: it was not known, is bench.json",
         "another protocol: it was oip-binary, is oip-json",
         "another payload: it was 1 rows, 3,288 bytes, is 4 rows, 9,000 bytes",
         "another version: numpy was 2.4.6, is 2.5.0",
@@ -127,24 +132,50 @@ def test_loads_of_one_test_only_are_named():
     new = only(steady(1000), steady(9, contender="fastapi"), opened(OURS, 502), opened(OURS, 950))
     found = compare(old, new, 0.1)
     assert found.unmatched == [
-        "stateserve, closed loop, 32 connections: in the old test only",
-        "stateserve, open loop, 900/s: in the old test only",
-        "stateserve, open loop, 950/s: in the new test only",
+        "Stateserve, closed loop, 32 connections: in the old test only, which counts as worse",
+        "Stateserve, open loop, 900/s: in the old test only",
+        "Stateserve, open loop, 950/s: in the new test only",
         "fastapi, closed loop, 8 connections: in the new test only",
         "the target: it was p99=20ms, is none",
     ]
+    assert found.beyond == ["32 connections: in the old test only"]
     assert [(one.load, one.unit) for one in found.changes if one.load.endswith("/s")] == [
         ("502/s", "p50 ms"),
         ("502/s", "p99 ms"),
     ]
 
 
-def test_nothing_in_common_is_said_plainly():
-    """Then nothing can be worse, and a reader must know why."""
-    found = compare(only(steady(1000)), only(steady(1000, connections=2)), 0.1)
-    assert found.lines[-1] == "Nothing can be compared: no load of ours is in both tests."
-    assert (found.changes, found.beyond) == ([], [])
-    assert set(CONTENDERS) > {"stateserve"}
+def test_nothing_in_common_fails():
+    """A test that compared nothing proves nothing: its exit code must not be 0, whatever a peer did."""
+    nothing = "Nothing of ours could be compared: no load, bound or target is in both tests. It counts as worse."
+    peer = steady(500, contender="fastapi")
+    found = compare(only(opened(OURS, 500), peer), only(opened(OURS, 700), peer), 0.1)
+    assert found.lines[-1] == nothing
+    assert found.beyond == [nothing]
+    assert compare(made(cases=[], bound=None, slo=None), made(), 0.1).beyond == [nothing]
+
+
+def test_a_load_that_is_no_longer_measured_counts():
+    """Leaving a load out does not make it well; a new one does no harm, and a rate of a sweep is another every time."""
+    found = compare(only(steady(1000), steady(9, connections=32), opened(OURS, 500)), only(steady(1000)), 0.1)
+    assert found.beyond == ["32 connections: in the old test only"]
+    assert " ".join(found.lines[-2:]) == (
+        "Of 3 numbers of ours, 0 worse and 0 better by more than 10 %; 3 within it; 1 load of the old test    missing, which "
+        "counts as worse."
+    )
+    assert compare(only(steady(1000)), only(steady(1000), steady(9, connections=32)), 0.1).beyond == []
+
+
+def test_the_share_of_the_bound_is_compared_with_the_same_bound_only():
+    """Beside an engine with twice the threads, a faster server would have the smaller share."""
+    twice = made_bound(0.5).model_copy(update={"threads": 2})
+    found = compare(only(steady(1000), bound=made_bound()), only(steady(1500), bound=twice), 0.1)
+    assert found.different == ["another bound: threads was 1, is 2: served / bound is not compared"]
+    assert found.beyond == []
+    same = compare(only(steady(1000), bound=made_bound()), only(steady(1000), bound=made_bound(0.5)), 0.1)
+    assert same.beyond == ["at its best, served / bound: 6 % became 3 %"]
+    gone = compare(only(steady(1000), bound=made_bound()), only(steady(1000)), 0.1)
+    assert gone.unmatched == ["served / bound: in the old test only"]
 
 
 def test_the_highest_rate_is_compared_where_the_target_is_the_same():

@@ -19,7 +19,10 @@ SHORT = ("--duration", "0.4", "--warmup", "0.1", "--rounds", "1")
 
 
 def _bench(*words, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT),
+    }
     command = [sys.executable, "-m", "bench", *map(str, words)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -127,6 +130,12 @@ def test_no_server_at_all_is_a_usage_error(tmp_path):
         (("--model", "one", "--against", "triton"), "--against triton: there is no such peer; there are fastapi, torchserve"),
         (("--model", "one", "--against", "fastapi"), "--against starts others with the same model: say where its artifact lies"),
         (("--model", "one", "--concurrency", "0", "--slo", "p99=1ms"), "--slo and --rate sweep begin at what a closed loop"),
+        (("--model", "one", "--out", "x.json"), "x.json is not a folder that can be written; give another"),
+        (("--model", "one", "--bound", "nowhere"), "nowhere has no readable manifest.json"),
+        (
+            ("--model", "one", "--compare", "bench_report/results.json"),
+            "is what this test will write: keep the old one elsewhere",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_measured(served, tmp_path, words, said):

@@ -28,6 +28,13 @@ from bench.observed.processes import ServerProcesses
 from bench.processes import free_port, started
 
 BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
+BURNING = """\
+import sys, time
+while sys.stdin.readline():
+    until = time.process_time() + 0.3
+    while time.process_time() < until: pass
+    print("burnt", flush=True)
+"""
 PARENT = """\
 import signal, subprocess, sys
 sys.stdin.readline()
@@ -122,11 +129,12 @@ def answering(status, content=b""):
 
 
 def observed(*place, during=lambda: None) -> Any:
-    """What an observer saw while something was done, from the moment when it had read the server's metrics."""
-    observer: Any = Observer(*place)
+    """What an observer saw while something was done."""
+    observer = Observer(*place)
+    observer.prepare()
     observer.began()
-    observer._watch._threads[0].join()
     during()
+    observer.window_ended()
     return observer.ended()
 
 
@@ -184,11 +192,50 @@ def test_nothing_begun_is_nothing_seen():
     assert seen.notes == ("Nothing was observed: the measured window had not begun.",)
 
 
+def test_a_load_that_died_in_its_warm_up_leaves_nothing_behind(monkeypatch):
+    """Prepared and never begun: no observation, no thread, and NVML is left."""
+    is_open = []
+
+    @contextlib.contextmanager
+    def opened():
+        is_open.append(True)
+        yield None
+        is_open.pop()
+
+    monkeypatch.setattr(gpus, "nvml", opened)
+    observer, before = Observer("127.0.0.1", 9, None, None, os.getpid()), threading.active_count()
+    observer.prepare()
+    assert is_open == [True]
+    observer.window_ended()
+    assert observer.ended().notes == ("Nothing was observed: the measured window had not begun.",)
+    assert (is_open, threading.active_count()) == ([], before)
+
+
+def test_what_is_used_outside_the_window_is_not_counted():
+    """CPU seconds are those between `began` and `window_ended`; the server's processes are looked for once."""
+    with child(BURNING) as process:
+        observer: Any = Observer("127.0.0.1", 9, None, None, process.pid)
+        observer.prepare()
+        assert told(process) == "burnt"
+        observer.began()
+        observer.window_ended()
+        assert told(process) == "burnt"
+        assert observer.ended().server.cpu_s < 0.1
+        roots = observer._roots
+        observer.began()
+        assert told(process) == "burnt"
+        assert observer.ended().server.cpu_s >= 0.28
+        assert observer._roots is roots
+
+
 def test_a_server_elsewhere_tells_of_itself(ours, monkeypatch):
     """Where its processes cannot be seen, our server's metrics say what it used, and a note says that they did."""
     monkeypatch.setattr(listening, "is_here", lambda _: False)
     seen = observed("127.0.0.1", ours.port, "mlp", during=partial(ask, ours.port, 5))
-    said = "The server's CPU time and memory are by its own metrics, its memory at the beginning and the end only: "
+    said = (
+        "The server's CPU time and memory are by its own metrics, its time that of the warm-up, too, its memory at the beginning "
+        "and the end only: "
+    )
 
     assert (seen.server.processes, seen.is_local, seen.gpus) == (1, False, ())
     assert seen.server.rss_bytes == pytest.approx(psutil.Process(ours.pid).memory_info().rss, rel=0.3)
@@ -414,3 +461,21 @@ def test_gpus_are_read_and_averaged():
     assert readings[0] == Reading(0, "A", 0.5, 100.0, 10, frozenset({5}))
     assert (mine.name, mine.utilisation, mine.power_w, mine.memory_bytes) == ("A", 0.75, 200.0, 30)
     assert [gpu.name for gpu in everyone] == ["A", "B"]
+    assert (gpus.are_told(readings, {5, 6}), gpus.are_told(readings, {6})) == (True, False)
+
+
+def test_gpus_of_which_no_user_is_known_are_told_apart(monkeypatch):
+    """Where the server's processes are not found on a GPU, all are shown, and a note says what that means."""
+    notes = []
+    for pid in (os.getpid(), 0):
+        library = library_of(recorded("A", 50, 100_000, 10, [pid]))
+        monkeypatch.setattr(gpus, "nvml", partial(contextlib.nullcontext, library))
+        seen = observed("127.0.0.1", 9, None, None, os.getpid())
+        assert [gpu.name for gpu in seen.gpus] == ["A"]
+        notes.append(seen.notes)
+
+    said = (
+        "No process of the server is seen on a GPU (in a container, the driver may tell other process ids, or none): all GPUs "
+        "are shown, and other processes' use may be in it."
+    )
+    assert notes == [(), (said,)]

@@ -1,7 +1,8 @@
 import pytest
 
+from bench.__main__ import _command
 from bench.errors import NotAsked
-from bench.options import parse_concurrency, parse_header, parse_rates, parse_target
+from bench.options import parse_concurrency, parse_header, parse_objective, parse_rates
 
 
 @pytest.mark.parametrize(
@@ -10,7 +11,7 @@ from bench.options import parse_concurrency, parse_header, parse_rates, parse_ta
 )
 def test_a_target_is_a_quantile_and_a_time(text, quantile, limit_ms):
     """The unit may be us, ms or s; blanks do not matter."""
-    found = parse_target(text)
+    found = parse_objective(text)
     assert (found.quantile, found.limit_ms) == (quantile, pytest.approx(limit_ms))
 
 
@@ -18,9 +19,9 @@ def test_a_target_is_a_quantile_and_a_time(text, quantile, limit_ms):
 def test_another_target_is_refused(text):
     """The message says what a target looks like."""
     with pytest.raises(NotAsked) as caught:
-        parse_target(text)
+        parse_objective(text)
     assert str(caught.value) == (
-        f"--slo {text!r} is no target: write a quantile (p50, p90, p99, p99.9) and a time, as in p99=20ms"
+        f"--slo {text!r} is no objective: write a quantile (p50, p90, p99, p99.9) and a time, as in p99=20ms"
     )
 
 
@@ -64,3 +65,12 @@ def test_a_header_cannot_carry_another(text):
     with pytest.raises(NotAsked) as caught:
         parse_header(text)
     assert str(caught.value).startswith(f"--header {text!r} is no header")
+
+
+@pytest.mark.parametrize("entrance", [[], ["bench"]])
+def test_the_command_that_is_written_down_runs_and_holds_no_secret(entrance):
+    """By `python -m bench` as by `stateserve bench`; the values of headers and the query of a URL are left out."""
+    words = ["--url", "http://h:1/p?token=abc", "--header", "Authorization: Bearer abc", "--header=X-Key: abc", "--rows", "2"]
+    assert _command([*entrance, *words]) == (
+        "stateserve bench --url 'http://h:1/p?…' --header 'Authorization: …' '--header=X-Key: …' --rows 2"
+    )

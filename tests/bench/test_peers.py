@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,10 @@ import artifact
 from bench import payloads
 from bench.errors import NotAsked, PeerMissing
 from bench.peers import PEERS, chosen
+from bench.peers.fastapi import filling_calls
+from bench.peers.fastapi_app import app
 from bench.peers.fastapi_app.batching import Batching
+from bench.peers.peer import most_rows
 
 PLAIN, JOINING = PEERS["fastapi"]
 TORCHSERVE, TORCHSERVE_JOINING = PEERS["torchserve"]
@@ -38,8 +44,8 @@ def started(mlp_artifact, tmp_path_factory):
     """Both FastAPI peers, each under its peer."""
     folder, core = tmp_path_factory.mktemp("peers"), {min(os.sched_getaffinity(0))}
     with (
-        PLAIN.start(mlp_artifact, folder / "plain", 1, core) as plain,
-        JOINING.start(mlp_artifact, folder / "joining", 1, core) as joining,
+        PLAIN.start(mlp_artifact, folder / "plain", 1, 1, core) as plain,
+        JOINING.start(mlp_artifact, folder / "joining", 1, 2, core) as joining,
     ):
         yield {PLAIN.key: plain, JOINING.key: joining}
 
@@ -122,11 +128,50 @@ def test_a_peer_runs_where_it_is_told(started):
 def test_a_peer_ends_with_what_stops_us(mlp_artifact, tmp_path):
     """Whatever ends the block, Ctrl-C too, ends the process."""
     pids = []
-    with suppress(KeyboardInterrupt), PLAIN.start(mlp_artifact, tmp_path, 1, None) as running:
+    with suppress(KeyboardInterrupt), PLAIN.start(mlp_artifact, tmp_path, 1, 1, None) as running:
         pids.append(running.pid)
         raise KeyboardInterrupt
 
     assert [Path(f"/proc/{pid}").exists() for pid in pids] == [False]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bench.peers import PEERS
+
+kind, artifact, folder = sys.argv[1:]
+with PEERS[kind][0].start(Path(artifact), Path(folder), 1, 1, None) as running:
+    print(running.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_beside(kind, mlp_artifact, folder):
+    """The process id of a peer whose starter was killed hard."""
+    command = [sys.executable, "-c", KILLED, kind, str(mlp_artifact), str(folder)]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False).stdout)
+
+
+def require_soon(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_peer_ends_with_us_when_we_are_killed(mlp_artifact, tmp_path):
+    """Nobody is left to end it, and it ends."""
+    pid = killed_beside("fastapi", mlp_artifact, tmp_path)
+
+    require_soon(lambda: not runs(pid))
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def joined_calls(requests, max_rows):
@@ -174,6 +219,24 @@ def test_other_shapes_are_other_calls():
     assert answers == [(2 * one).tolist() for one in requests]
 
 
+def test_batches_run_at_once():
+    """With two calls at once, the second batch does not wait for the first to end."""
+    both = threading.Barrier(2, timeout=30)
+
+    def wait(inputs):
+        both.wait()
+        return {"y": inputs["x"]}
+
+    async def run():
+        batching = Batching(wait, 1, 0.005, 2)
+        gathering = asyncio.create_task(batching.gather())
+        answers = await asyncio.gather(*(batching.run({"x": np.full((1, 1), number)}) for number in range(4)))
+        gathering.cancel()
+        return [one["y"].item() for one in answers]
+
+    assert asyncio.run(run()) == [0, 1, 2, 3]
+
+
 def test_a_failed_call_is_told_to_all_its_requests():
     """A call that fails fails its requests, and the next batch runs."""
     answers, rows = joined_calls([np.ones((5, 1)), np.ones((2, 1)), np.ones((1, 1))], FAILS)
@@ -184,17 +247,58 @@ def test_a_failed_call_is_told_to_all_its_requests():
 
 def test_a_contender_says_how_it_runs(mlp_artifact):
     """What stands in the results names versions and settings."""
-    plain = PLAIN.contender(mlp_artifact, 2, None)
-    joining = TORCHSERVE_JOINING.on("torchscript", "cpu").contender(mlp_artifact, 2, {0, 1})
+    plain = PLAIN.contender(mlp_artifact, 2, 3, None)
+    joining = TORCHSERVE_JOINING.on("torchscript", "cpu").contender(mlp_artifact, 2, 1, {0, 1})
 
-    assert (plain.title, plain.settings["threads"]) == ("FastAPI", "2")
+    assert (plain.title, plain.settings["threads"], plain.settings["access log"]) == ("FastAPI", "2", "off")
+    assert JOINING.contender(mlp_artifact, 2, 3, None).settings["calls at once"] == "3"
     assert {"python", "fastapi", "uvicorn", "HTTP parser"} <= set(plain.settings)
-    assert {name: joining.settings[name] for name in ("minWorkers", "batchSize", "maxBatchDelay", "threads")} == {
+    assert {name: joining.settings[name] for name in ("minWorkers", "batchSize", "maxBatchDelay", "threads", "access log")} == {
         "minWorkers": "2",
         "batchSize": "16",
         "maxBatchDelay": "5",
         "threads": "1",
+        "access log": "off",
     }
+
+
+@pytest.mark.parametrize(
+    ("threads", "instances", "cores", "calls"), [(1, 1, 8, 8), (3, 1, 8, 2), (8, 1, 2, 1), (4, 3, 8, 3), (None, 1, 8, 1)]
+)
+def test_long_calls_fill_the_cores(threads, instances, cores, calls):
+    """FastAPI as it comes runs as many long calls at once as fill the cores, and no fewer than our server."""
+    assert filling_calls(threads, instances, cores) == calls
+
+
+def test_long_calls_run_in_threads(loaded, monkeypatch):
+    """A call that is not short leaves the event loop, and its answer is its own."""
+    monkeypatch.setattr(app, "_SHORT_CALL_S", 0)
+    calls = app.calls_at_once(loaded, 1, 2)
+
+    async def ask():
+        run = app.one_by_one(loaded, calls)
+        return await asyncio.gather(*(run(row(number)) for number in range(8)))
+
+    found = {number: outputs["logits"].ravel() for number, outputs in enumerate(asyncio.run(ask()))}
+    assert calls >= 2
+    require_own_rows(found, loaded, 8)
+
+
+def test_every_peer_joins_as_many_rows(mlp_artifact):
+    """With batching, each joins up to the model's largest batch, and at most 32 rows."""
+    signature = artifact.read_manifest(mlp_artifact).signature
+    larger = {name: replace(dim, max=512) for name, dim in signature.dims.items()}
+
+    assert [most_rows(signature), most_rows(replace(signature, dims=larger))] == [16, 32]
+    assert JOINING.contender(mlp_artifact, 1, 1, None).settings["max_rows"] == "16"
+
+
+def test_a_containers_quota_counts(monkeypatch, mlp_artifact):
+    """Of 64 cores that are seen, a quota of two starts two workers."""
+    monkeypatch.setattr("bench.peers.peer.cores", lambda: 2)
+
+    assert TORCHSERVE.contender(mlp_artifact, 1, 1, range(64)).settings["minWorkers"] == "2"
+    assert PLAIN.contender(mlp_artifact, 1, 1, range(64)).settings["calls at once"].startswith("2, or 1 on the event loop")
 
 
 def test_names_stand_for_contenders():
@@ -278,8 +382,8 @@ def test_torchserve_answers_the_engines_numbers(mlp_artifact, loaded, tmp_path):
     groups = set()
     with (
         suppress(KeyboardInterrupt),
-        TORCHSERVE.start(mlp_artifact, tmp_path / "plain", 1, None) as plain,
-        TORCHSERVE_JOINING.start(mlp_artifact, tmp_path / "joining", 1, None) as joining,
+        TORCHSERVE.start(mlp_artifact, tmp_path / "plain", 1, 1, None) as plain,
+        TORCHSERVE_JOINING.start(mlp_artifact, tmp_path / "joining", 1, 1, None) as joining,
     ):
         for peer, running in ((TORCHSERVE, plain), (TORCHSERVE_JOINING, joining)):
             for protocol in ("predictions-json", "predictions-npy", "predictions-raw"):
@@ -291,6 +395,14 @@ def test_torchserve_answers_the_engines_numbers(mlp_artifact, loaded, tmp_path):
         raise KeyboardInterrupt
 
     assert members(groups) == []
+
+
+@pytest.mark.torchserve
+def test_torchserve_ends_with_us_when_we_are_killed(mlp_artifact, tmp_path):
+    """Java and its workers end too."""
+    group = killed_beside("torchserve", mlp_artifact, tmp_path)
+
+    require_soon(lambda: members({group}) == [])
 
 
 def members(groups):

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from made_results import CONTENDERS, a_round, made, made_bound, made_slo, opened
+from made_results import CONTENDERS, a_round, latency, made, made_bound, made_slo, opened
 
 from bench import report, results
+from bench.report import page as html_page
 from bench.report import schema, style, units
-from bench.report.findings import keeps_up, knee, saturated
+from bench.report.findings import keeps_up, knee, saturated, share_of_bound
 from bench.report.markup import element
-from bench.results import OURS, Contender, Results
+from bench.report.sections.slo import slo_words
+from bench.report.verdict import sentences
+from bench.results import OURS, BoundPoint, Contender, Probe, Results, Slo
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)> $x^2$ &amp; #0a0bff url(#a"b) href="#c)'
@@ -79,8 +82,9 @@ def test_the_verdict_is_told_in_sentences_with_numbers(tmp_path):
         "11,204 requests/s at 32 connections, p99 11.9 ms. 3 rounds: 11,078 to 11,342.",
         "69 % of what the engine does alone (16,154 rows/s, 32 rows in a call).",
         "p99=20ms holds up to 8,410/s.",
-        "7.84 times FastAPI, plain (7.65\N{EN DASH}8.01).",
+        "Requests/s at 32 connections: 7.84 times FastAPI, plain (7.65\N{EN DASH}8.01).",
         "The knee is at 7,861/s (p99 1.07 ms); from 12,353/s on, answers no longer keep up.",
+        "The load generator was the limit at 12,353/s: its busiest process used 93 % of a core.",
         "The machine was the limit at 32 connections: its cores were 99 % busy, server and load generator together.",
         "No request failed.",
     ):
@@ -261,6 +265,131 @@ def test_a_peer_that_was_asked_less_often_is_compared_by_the_rounds_it_has(tmp_p
     assert f"{one} times FastAPI, plain ({one}\N{EN DASH}{one})." in said
 
 
+def test_a_peer_that_failed_requests_is_told_so_beside_its_ratio():
+    """Fast in refusing is not fast: the ratio alone would flatter either."""
+    found = made(peers=("fastapi",), concurrency=(8,), rates=False)
+    failing = [one.model_copy(update={"errors": {"status 503": one.offered // 8}}) for one in found.cases[1].rounds]
+    cases = [found.cases[0], found.cases[1].model_copy(update={"rounds": failing})]
+    said = said_of(found.model_copy(update={"cases": cases}))
+    assert any(
+        one.startswith("Requests/s at 8 connections: ") and one.endswith(" (12 % of its requests failed).") for one in said
+    )
+
+
+def said_of(found):
+    """The verdict's sentences as text."""
+    return ["".join(data for _, data in Page(one).texts) for one in sentences(found)]
+
+
+def used(case, client, machine):
+    """The case with a load generator and a machine that were so busy."""
+    rounds = [one.model_copy(update={"client_busy": client, "machine_busy": machine}) for one in case.rounds]
+    return case.model_copy(update={"rounds": rounds})
+
+
+@pytest.mark.parametrize(
+    ("client", "machine", "told"),
+    [
+        (
+            *(0.45, 0.6),
+            (
+                "Neither the load generator nor the machine was the limit at 8 connections: the generator used 45 % of a core"
+                ", the machine's cores were 60 % busy."
+            ),
+        ),
+        (
+            *(0.45, None),
+            (
+                "The load generator was not the limit at 8 connections: its busiest process used 45 % of a core"
+                "; how busy the server's machine was is not known."
+            ),
+        ),
+        (
+            *(0.85, 0.6),
+            (
+                "The load generator was nearly the limit at 8 connections: its busiest process used 85 % of a core"
+                ", the machine's cores were 60 % busy."
+            ),
+        ),
+        (
+            *(0.45, 0.8),
+            "The machine was nearly the limit at 8 connections: its cores were 80 % busy, server and load generator together.",
+        ),
+        (
+            *(0.45, 0.96),
+            "The machine was the limit at 8 connections: its cores were 96 % busy, server and load generator together.",
+        ),
+        (*(0.97, None), "The load generator was the limit at 8 connections: its busiest process used 97 % of a core."),
+    ],
+)
+def test_the_limit_is_told_as_far_as_it_is_known(client, machine, told):
+    """A machine that nobody could look into is not cleared; what is nearly full is not either."""
+    found = made(peers=(), concurrency=(8,), rates=False)
+    found = found.model_copy(update={"cases": [used(found.cases[0], client, machine)]})
+    assert said_of(found)[-2] == told
+
+
+def test_a_load_generator_that_was_the_limit_anywhere_is_named():
+    """Under the loads of peers and rates, too: their numbers would be the generator's."""
+    found = made(peers=("fastapi",), concurrency=(8, 32), rates=False)
+    busy = [0.3, 0.95, 0.3, 0.92]
+    cases = [used(case, share, 0.5) for case, share in zip(found.cases, busy, strict=True)]
+    cases.append(used(opened(OURS, 500), 0.98, 0.5))
+    said = said_of(found.model_copy(update={"cases": cases}))
+    assert (
+        "The load generator was the limit at 8 connections of FastAPI, plain, 32 connections of FastAPI, plain and 500/s: its "
+        "busiest process used up to 98 % of a core."
+    ) in said
+
+
+def test_a_foreign_server_is_not_called_ours():
+    """It is called what the results call it, on the whole page."""
+    found = made(peers=("fastapi",), concurrency=(1, 8))
+    foreign = {**found.contenders, OURS: Contender(title="the server", about="The server at 10.0.0.7:80.")}
+    text = html_page.page(found.model_copy(update={"contenders": foreign}), None)
+    said = Page(text).text + "".join(Page(text).attributes("aria-label"))
+    assert "Stateserve" not in said
+    assert {"The server by concurrency", "The server: latency by rate"} <= {data for _, data in Page(text).texts}
+
+
+@pytest.mark.parametrize(
+    ("highest", "probes", "told"),
+    [
+        (8410.0, [(8410.0, 12.0)], ("p99=20ms holds up to 8,410/s", ".")),
+        (None, [], (
+            "No rate was tried for p99=20ms",
+            ": at the rates that the server reaches, one load may have too few requests to tell p99; give a longer --duration.",
+        )),
+        (None, [(200.0, 31.0), (100.0, 12.0), (100.0, 25.0)], (
+            "No rate held p99=20ms twice", "; 100/s was the highest that held it once.",
+        )),
+        (None, [(200.0, 31.0), (100.0, 25.0)], (
+            "p99=20ms is not held at any rate that was tried", "; the lowest was 100/s: p99 25 ms.",
+        )),
+    ],
+    ids=["held", "nothing tried", "held once", "none held"],
+)  # fmt: skip
+def test_what_the_search_for_a_target_found(highest, probes, told):
+    """Nothing tried, nothing confirmed and nothing held are three things."""
+    tried = [Probe(rate_per_s=rate, achieved_per_s=rate, latency_ms=ms, held=ms <= 20) for rate, ms in probes]
+    assert slo_words(Slo(target="p99=20ms", quantile="p99", limit_ms=20.0, highest_per_s=highest, probes=tried)) == told
+
+
+def test_headings_of_columns_have_names_and_changes_are_told_in_words(full, page):
+    """No heading is empty, and worse or better is not a colour alone: it is written, and the markers are filled or hollow."""
+    assert not re.search(r"<th[^>]*></th>", full)
+    assert any(tag == "text" and "requests/s -13.0 % worse" in data for tag, data in page.texts)
+
+
+def test_a_missing_matplotlib_is_noticed_before_anything_is_measured(monkeypatch):
+    """The error names the package, so that the command tells the install line."""
+    report.require_installed()
+    monkeypatch.setattr(report, "_NEEDED", "a_package_that_nobody_has")
+    with pytest.raises(ModuleNotFoundError) as caught:
+        report.require_installed()
+    assert caught.value.name == "a_package_that_nobody_has"
+
+
 def test_the_knee_is_where_throughput_over_mean_latency_is_largest():
     """A queue's power has one summit; the rate beyond its capacity is the first that it cannot follow."""
     found = made(peers=())
@@ -268,6 +397,19 @@ def test_the_knee_is_where_throughput_over_mean_latency_is_largest():
     assert knee(found) == found.open()[powers.index(max(powers))]
     assert saturated(found) == found.open()[-1]
     assert knee(found.model_copy(update={"cases": found.open()[:2]})) is None
+
+
+def test_the_knee_at_the_end_of_what_was_tried_has_its_caveat_in_the_verdict():
+    """It may be elsewhere; and a rate that the server could not follow is no knee."""
+    cases = [opened(OURS, rate_per_s) for rate_per_s in (2000, 4000, 6000)]
+    assert "The knee is at 6,000/s (p99 0.656 ms), the highest rate that was tried: it may be higher." in said_of(
+        made(cases=cases)
+    )
+    hasty = opened(OURS, 16_000)
+    fast = [one.model_copy(update={"latency_ms": latency(0.01, 0.01)}) for one in hasty.rounds]
+    beyond = made(cases=[*cases, hasty.model_copy(update={"rounds": fast})])
+    assert saturated(beyond) == beyond.open()[-1]
+    assert knee(beyond) is None
 
 
 def test_one_bad_rate_among_good_ones_is_not_the_end():
@@ -286,6 +428,23 @@ def test_an_open_loop_that_grew_late_did_not_keep_up_though_all_was_answered(rat
     case = opened(OURS, rate_per_s)
     assert keeps_up(case) is kept
     assert case.requests_per_s == pytest.approx(min(rate_per_s, 11_400), rel=0.01)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("status 503", True), ("timeout", False)])
+def test_requests_that_failed_are_no_backlog(kind, kept):
+    """A refusal is told as a failure, not as falling behind; a request that nobody waited for any longer is a backlog."""
+    good = opened(OURS, 1000)
+    failing = [one.model_copy(update={"offered": one.offered + 2000, "errors": {kind: 2000}}) for one in good.rounds]
+    assert keeps_up(good.model_copy(update={"rounds": failing})) is kept
+
+
+def test_served_over_bound_is_in_rows():
+    """A server that answers 50 requests of 8 rows in a second beside an engine with 500 rows a second is at 0.8."""
+    one = a_round(OURS, 50, 2.0, rows=8)
+    case = opened(OURS, 500).model_copy(update={"rounds": [one]})
+    point = BoundPoint(rows=8, call_s=0.016, rows_per_s=500.0)
+    found = made(cases=[case], bound=made_bound().model_copy(update={"points": [point]}))
+    assert share_of_bound(found, case) == pytest.approx(0.8)
 
 
 def test_the_csv_has_a_line_for_every_load_and_round(tmp_path):

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from bench.client.load import Outcome
-from bench.options import parse_target
+from bench.options import parse_objective
 from bench.results import Probe
 from bench.search import CLOSE_ENOUGH, MOST_PROBES, judge, least_rate_per_s, search
 
-TARGET = parse_target("p99=20ms")
+TARGET = parse_objective("p99=20ms")
 
 
 def _outcome(latencies_ms, *, failed=0, seconds=1.0):
@@ -14,7 +14,9 @@ def _outcome(latencies_ms, *, failed=0, seconds=1.0):
     offered = len(latencies_s) + failed
     due_s = np.linspace(0, seconds, len(latencies_s), endpoint=False)
     errors = {"status 503": failed} if failed else {}
-    return Outcome(seconds, offered, latencies_s, due_s + latencies_s, offered, errors, 0, 0, 0.1)
+    answered_s = due_s + latencies_s
+    in_time = int(np.count_nonzero(answered_s <= seconds))
+    return Outcome(seconds, offered, latencies_s, answered_s, offered, errors, 0, 0, 0.1, in_time)
 
 
 def _queue(capacity_per_s):
@@ -84,6 +86,6 @@ def test_the_quantile_is_that_of_the_requests_due():
 
 def test_answers_that_come_too_late_pile_up():
     """A server that answers 80 in a second of 100 that are due has not held the rate, whatever its latencies are so far."""
-    probe = judge(parse_target("p99=10s"), 100, _outcome([1.0] * 80 + [1500.0] * 20))
+    probe = judge(parse_objective("p99=10s"), 100, _outcome([1.0] * 80 + [1500.0] * 20))
     assert not probe.held
     assert probe.why_not == "only 80 in a second were answered"

@@ -21,6 +21,7 @@ from bench import alone
 from bench.alone import Asked
 from bench.errors import NotTuned, ProcessFailed
 from bench.tune import halving, report
+from bench.tune import run as tuning_run
 from bench.tune.command import run
 from bench.tune.run import Request, tune
 from foundation.environment import cores
@@ -82,6 +83,12 @@ class TestHalving:
         assert not halving.is_decided(standing((102, 0.01, 0.0), (100, 0.01, 0.0)))
         assert not halving.is_decided(standing((110, 0.01, 0.3), (100, 0.01, 0.1)))
 
+    def test_rounds_that_differ_are_noise(self):
+        """A lead that is smaller than what an arm's own rounds differ by decides nothing."""
+        found = standing((110, 0.01, 0.0), (100, 0.01, 0.0))
+        assert halving.is_decided(found, [measured(arm(1), 8, 105.0), measured(arm(1), 8, 110.0)])
+        assert not halving.is_decided(found, [measured(arm(1), 8, 85.0), measured(arm(1), 8, 110.0)])
+
     def test_a_later_round_measures_what_matters(self):
         """The smallest size, for the latency, and those that are nearly as fast as the fastest."""
         points = [measured(arm(1), rows, speed) for rows, speed in ((1, 50.0), (2, 89.0), (4, 95.0), (8, 100.0), (16, 92.0))]
@@ -109,6 +116,14 @@ class TestOneArm:
         assert alone.sizes(signature) == sizes
         assert alone.sizes(Signature((TensorSpec("x", "float32", (1,)),), (TensorSpec("y", "float32", (1,)),))) == [1]
 
+    def test_a_process_that_hangs(self, mlp_artifact, monkeypatch):
+        """One that says nothing for too long is ended, and the error says so."""
+        monkeypatch.setattr(alone, "_SILENT_S", 0.01)
+        with pytest.raises(ProcessFailed) as caught:
+            list(alone.points(Asked(str(mlp_artifact), "onnx", 1, 1, {1: 0.0})))
+
+        assert str(caught.value) == "the measuring process said nothing for 0.01 s and was ended: its engine hangs"
+
     def test_several_calls_at_a_time(self, mlp_artifact):
         """Each size comes as it is measured; two instances' calls count together; the engine's own words tell what failed."""
         asked = Asked(str(mlp_artifact), "onnx", 2, 1, {1: 0.01, 4: 0.01}, prove=True)
@@ -126,6 +141,11 @@ class TestOneArm:
         asked = Asked(str(mlp_artifact), "onnx", 1, 1, {1: 0.01, 4: 0.01}, max_call_s=1e-9)
 
         assert [point.rows for point in alone.points(asked)] == [1]
+
+
+def unmoved(told):
+    """What is told, without what depends on the machine's other work."""
+    return [sentence for sentence in told if not sentence.startswith("the machine is not quiet: ")]
 
 
 class Silent:
@@ -195,10 +215,11 @@ class TestTheCommand:
         assert {path.name for path in directory.parent.iterdir()} == {"1"}
 
         again = Silent()
-        result = tune(request(directory), again)
+        result = tune(request(directory, max_call_s=2.0), again)
         assert result.choice is not None
         assert str(result.choice) in found["server"]
-        assert again.told == [f"{directory} was tuned on this machine at {result.made_at}; --again measures anew"]
+        asked = f"{directory} was tuned on this machine at {result.made_at}, for calls of at most 1 s and not 2 s"
+        assert again.told == [f"{asked}; --again measures anew"]
         assert not again.steps
 
     def test_ctrl_c(self, directory):
@@ -232,7 +253,7 @@ class TestOneRun:
         assert {fit.arm for fit in found.fits} == {one.arm for one in found.measurements}
         assert any((point.arm, point.rows) == (found.choice.arm, found.choice.max_rows) for point in report.table(found))
         assert f"runs it here with {found.choice}." in report.server_does(found, directory)
-        assert len(watcher.told) == ({one.arm for one in found.measurements} != ways)
+        assert len(unmoved(watcher.told)) == ({one.arm for one in found.measurements} != ways)
 
         other = Silent()
         part = found.model_copy(update={"complete": False, "choice": None})
@@ -250,8 +271,25 @@ class TestOneRun:
 
         assert [failure.arm.engine for failure in found.failures] == ["torchscript"]
         assert {one.arm.engine for one in found.measurements} == {"onnx"}
-        assert watcher.told[0].startswith(f"{found.failures[0].arm}: left out: PyTorch ")
-        assert watcher.told[1:] == [f"the budget was spent before {ways - 2} of {ways} ways were measured; --budget-s gives more"]
+        told = unmoved(watcher.told)
+        assert told[0].startswith(f"{found.failures[0].arm}: left out: PyTorch ")
+        assert told[1:] == [f"the budget was spent before {ways - 2} of {ways} ways were measured; --budget-s gives more"]
+
+    def test_a_machine_that_is_not_quiet(self, directory, monkeypatch):
+        """That other work takes part is told before, kept in bench.json, and stands on the page."""
+        monkeypatch.setattr(tuning_run, "load_before", lambda _: 0.4)
+        watcher = Silent()
+        found = tune(request(directory, budget_s=0.2), watcher)
+
+        assert (
+            watcher.told[0] == "the machine is not quiet: other work takes 40% of its cores' time, and part in what is measured"
+        )
+        assert found.busy_before == 0.4
+        assert report.noisy(found) == (
+            "The machine was not quiet: before the run began, other work took 40% of its cores' time. "
+            "--again on a quiet one gives a choice to rely on."
+        )
+        assert report.noisy(found.model_copy(update={"busy_before": 0.1})) is None
 
 
 class TestWhatCannotBe:
@@ -319,7 +357,7 @@ class TestWhatCannotBe:
         part = Tuning(
             device="cpu",
             complete=False,
-            made_at="then",
+            made_at="2026-01-02T03:04:05+00:00",
             machine=here.model_copy(update={"cpu": "Z80"}),
             options=tuned.Options(engines=("onnx",), budget_s=0.2, max_call_s=1.0),
             spent_s=1.0,
@@ -329,5 +367,6 @@ class TestWhatCannotBe:
         watcher = Silent()
         tune(request(directory, budget_s=0.2), watcher)
 
+        watcher.told = unmoved(watcher.told)
         told = f"begins anew: the interrupted run that is there had processor 'Z80' there, {here.cpu!r} here"
         assert watcher.told[0] == told

@@ -40,18 +40,24 @@ def test_no_path_no_host_no_user(monkeypatch):
         assert not re.search(rf"\b{re.escape(name)}\b", text), name
 
 
-def test_what_a_speed_depends_on(monkeypatch):
-    """Processor, instruction sets, cores and engines' versions; GPUs where they are asked for; one short word for all of it."""
+def test_what_a_speed_depends_on():
+    """Processor, instruction sets, cores and engines' versions; GPUs where they are asked for."""
     found = facts.speed_identity()
 
     assert list(found) == ["cpu", "isa", "cores", "packages"]
     assert found["packages"]["onnxruntime"] == __import__("onnxruntime").__version__
     assert "numpy" not in found["packages"]
     assert isinstance(facts.speed_identity(gpus=True)["gpus"], list)
-    assert re.fullmatch("[0-9a-f]{12}", facts.short_id(found))
-    assert facts.short_id(found) == facts.short_id(dict(reversed(found.items())))
-    monkeypatch.setattr(facts, "cores", lambda: found["cores"] + 1)
-    assert facts.short_id(facts.speed_identity()) != facts.short_id(found)
+
+
+def test_an_arm_processor(monkeypatch):
+    """It has no name: implementer, variant and part of each kind of core stand for it; its instruction sets are `Features`."""
+    core = "Features\t: fp asimd sve bf16 crc32\nCPU implementer\t: 0x41\nCPU variant\t: 0x1\nCPU part\t: 0xd4{0}\n"
+    monkeypatch.setattr(facts, "_cpuinfo", lambda: "\n".join(core.format(number) for number in (1, 0)))
+    found = facts.speed_identity()
+
+    assert found["cpu"] == "ARM implementer 0x41 variant 0x1 part 0xd40, implementer 0x41 variant 0x1 part 0xd41"
+    assert found["isa"] == ["asimd", "bf16", "sve"]
 
 
 def test_the_names_of_gpus(monkeypatch, tmp_path):

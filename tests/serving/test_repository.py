@@ -16,6 +16,7 @@ from artifact.manifest import GOLDEN, MANIFEST, PARITY, FileEntry, Manifest, rea
 from artifact.signature import Signature, TensorSpec
 from serving.app import create_app
 from serving.errors import BadRequest, LoadFailed, ModelNotFound, ModelNotReady, NoRepository
+from serving.plan import make_plan
 from serving.repository import Event, Readiness, Repository
 from serving.settings import Settings, VersionPolicy
 
@@ -29,6 +30,7 @@ class Served:
     def __init__(self, name, version, directory, settings):
         self.name, self.version, self.settings = name, version, settings
         self.artifact = SimpleNamespace(manifest=read_manifest(directory))
+        self.planned = make_plan(directory, self.artifact.manifest, settings)
         self.retired = 0
         self.drained = asyncio.Event()
         self.drained.set()

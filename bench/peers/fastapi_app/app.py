@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import io
 import json
-import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -31,8 +30,10 @@ from artifact import Artifact
 from artifact.errors import InvalidInput
 from artifact.signature import DTYPES
 from bench.payloads import DATATYPES
-from bench.peers.fastapi import MAX_DELAY_S, PATHS, READY
+from bench.peers.fastapi import PATHS, READY, filling_calls
 from bench.peers.fastapi_app.batching import Arrays, Batching
+from bench.peers.peer import MAX_DELAY_MS, most_rows
+from foundation.environment import cores
 
 Infer = Callable[[Arrays], Awaitable[Arrays]]
 
@@ -149,14 +150,13 @@ class Routes:
         return outputs[self._signature.outputs[0].name]
 
 
-def create_app(model: Artifact, *, batching: bool) -> FastAPI:
-    """The application. With `batching`, its requests are joined up to the model's largest batch."""
-    rows = model.signature.batch_dim
-    if not batching or rows is None:
+def create_app(model: Artifact, calls: int, *, batching: bool) -> FastAPI:
+    """The application. So many calls run at once in threads; 0 is on the event loop. With `batching`, requests are joined."""
+    if not batching:
         app = FastAPI()
-        Routes(model, one_by_one(model)).add_to(app)
+        Routes(model, one_by_one(model, calls)).add_to(app)
         return app
-    joined = Batching(model.engine.run, model.signature.dims[rows].max, MAX_DELAY_S)
+    joined = Batching(model.engine.run, most_rows(model.signature), MAX_DELAY_MS / 1e3, calls)
 
     @contextlib.asynccontextmanager
     async def gathering(_: FastAPI) -> AsyncIterator[None]:
@@ -169,9 +169,14 @@ def create_app(model: Artifact, *, batching: bool) -> FastAPI:
     return app
 
 
-def one_by_one(model: Artifact) -> Infer:
-    """One call for each request: on the event loop if a call is short, else in a thread for each core."""
-    run, threads = model.engine.run, ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+def calls_at_once(model: Artifact, threads: int | None, instances: int) -> int:
+    """How many calls of long ones run at once in threads; 0 where a call is so short that it is made on the event loop."""
+    return 0 if _call_s(model) <= _SHORT_CALL_S else filling_calls(threads, instances, cores())
+
+
+def one_by_one(model: Artifact, calls: int) -> Infer:
+    """One call for each request: so many at once in threads; 0 is on the event loop."""
+    run, threads = model.engine.run, ThreadPoolExecutor(max(calls, 1))
 
     async def inline(inputs: Arrays) -> Arrays:
         return run(inputs)
@@ -179,7 +184,7 @@ def one_by_one(model: Artifact) -> Infer:
     async def in_a_thread(inputs: Arrays) -> Arrays:
         return await asyncio.get_running_loop().run_in_executor(threads, run, inputs)
 
-    return inline if _call_s(model) <= _SHORT_CALL_S else in_a_thread
+    return in_a_thread if calls else inline
 
 
 def _call_s(model: Artifact) -> float:

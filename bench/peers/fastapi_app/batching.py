@@ -25,13 +25,13 @@ class Waiting:
 
 
 class Batching:
-    """Joins the requests that wait; `gather` has to run for it. Every input and output has its rows first."""
+    """Joins the requests that wait, for `calls` calls at once; `gather` has to run. Every input and output has its rows first."""
 
-    def __init__(self, call: Callable[[Arrays], Arrays], max_rows: int, max_delay_s: float) -> None:
+    def __init__(self, call: Callable[[Arrays], Arrays], max_rows: int, max_delay_s: float, calls: int = 1) -> None:
         self._call, self._max_rows, self._max_delay_s = call, max_rows, max_delay_s
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
         self._left_over: Waiting | None = None
-        self._thread = ThreadPoolExecutor(1)
+        self._threads, self._free = ThreadPoolExecutor(calls), asyncio.Semaphore(calls)
 
     async def run(self, inputs: Arrays) -> Arrays:
         """The outputs of one request, out of a joined call."""
@@ -40,14 +40,19 @@ class Batching:
         return await answer
 
     async def gather(self) -> None:
-        """Gathers and runs batches, one after the other, until it is cancelled."""
-        while True:
-            batch = await self._next_batch()
-            groups: dict[object, list[Waiting]] = {}
-            for one in batch:
-                groups.setdefault(one.joins_with, []).append(one)
-            for group in groups.values():
-                await self._run_joined(group)
+        """Gathers batches and runs them, `calls` at once, until it is cancelled."""
+        async with asyncio.TaskGroup() as running:
+            while True:
+                await self._free.acquire()  # before it gathers: what comes while all calls run is one batch
+                running.create_task(self._run(await self._next_batch()))
+
+    async def _run(self, batch: list[Waiting]) -> None:
+        groups: dict[object, list[Waiting]] = {}
+        for one in batch:
+            groups.setdefault(one.joins_with, []).append(one)
+        for group in groups.values():
+            await self._run_joined(group)
+        self._free.release()
 
     async def _next_batch(self) -> list[Waiting]:
         """At least one request; then more, until they have `max_rows`, or `max_delay_s` have passed since the first."""
@@ -70,7 +75,7 @@ class Batching:
     async def _run_joined(self, batch: list[Waiting]) -> None:
         loop = asyncio.get_running_loop()
         try:
-            outputs = await loop.run_in_executor(self._thread, self._call, _joined([one.inputs for one in batch]))
+            outputs = await loop.run_in_executor(self._threads, self._call, _joined([one.inputs for one in batch]))
         except Exception as error:  # noqa: BLE001 - every request of the batch is told
             for one in batch:
                 if not one.answer.done():

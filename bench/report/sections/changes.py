@@ -1,10 +1,10 @@
 """What changed since an earlier test."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.compare import Change, Comparison, cells
-from bench.report.canvas import BAD, GOOD, INK, LINE, MUTED, Frame, Picture, figure, name_bar
+from bench.report.canvas import BACK, BAD, GOOD, INK, LINE, MUTED, Frame, Picture, figure, name_bar
 from bench.report.markup import Column, Markup, element, sentence, strong, table
 from bench.report.section import Section
 from bench.report.sections.throughput import bar_axes
@@ -27,7 +27,7 @@ def section(comparison: Comparison) -> Section:
     introduction = (
         f"Compared with the test of {moment(comparison.old_made_at)}. A number changed if its medians differ by more than "
         f"{percent(comparison.tolerance)}; beside it stands what the rounds "
-        "differ by anyway. Red: worse, green: better, grey: within it."
+        "differ by anyway. Worse: red and filled; better: green and hollow; within it: grey and small."
     )
     parts: list[str] = [_different(comparison)] if comparison.different else []
     parts.append(sentence(strong(comparison.summary)))
@@ -70,9 +70,24 @@ def _row(axes: "Axes", frame: Frame, number: int, changes: Sequence[Change]) -> 
         value = 100 * max(-_FARTHEST, min(_FARTHEST, one.change or 0.0))
         half = 50 * min(one.noise or 0.0, _FARTHEST)
         axes.plot([value - half, value + half], [number] * 2, color=_COLOURS[one.verdict], linewidth=1.2)
-        axes.plot([value], [number], color=_COLOURS[one.verdict], marker=_marker(one), linestyle="", markersize=8)
-    told = ", ".join(f"{one.unit.removesuffix(' ms')} {cells(one)[4]}" for one in changes)
-    name_bar(axes, number, changes[0].load if frame.narrow else f"{changes[0].load}: {told}", 9)
+        axes.plot([value], [number], color=_COLOURS[one.verdict], marker=_marker(one), linestyle="", **_look(one))
+    told = ", ".join(f"{one.unit.removesuffix(' ms')} {cells(one)[4]}{_word(one)}" for one in changes)
+    name_bar(axes, number, f"{changes[0].load}: {_counts(changes) if frame.narrow else told}", 9)
+
+
+def _look(one: Change) -> dict[str, Any]:
+    """Not the colour alone tells worse from better: one is filled, the other hollow."""
+    return {"markersize": 5.5 if one.verdict == "same" else 8.5, "markerfacecolor": BACK if one.verdict == "better" else None}
+
+
+def _word(one: Change) -> str:
+    return "" if one.verdict == "same" else f" {one.verdict}"
+
+
+def _counts(changes: Sequence[Change]) -> str:
+    """For a narrow page: `2 worse, 1 better`, or `same`."""
+    counts = [(sum(one.verdict == kind for one in changes), kind) for kind in ("worse", "better")]
+    return ", ".join(f"{count} {kind}" for count, kind in counts if count) or "same"
 
 
 def _key(axes: "Axes", drawn: Sequence[Change]) -> None:
@@ -95,6 +110,6 @@ def _table(changes: Sequence[Change]) -> Markup:
         Column("load", numbers=False),
         Column("number", numbers=False),
         *(Column(name) for name in ("was", "is", "change", "rounds differ by")),
-        Column("", numbers=False),
+        Column("verdict", numbers=False),
     ]
     return table("Before and now", columns, [list(cells(one)) for one in changes])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.report.canvas import End, Frame, Picture, at_ends, colour, figure, line_style, log_ticks, titles
-from bench.report.findings import best, load_name, order, title
+from bench.report.findings import best, load_name, order, ours_title, title
 from bench.report.section import Section
 from bench.report.units import milliseconds
 from bench.results import Case, Latency, Results
@@ -37,9 +37,10 @@ def section(results: Results) -> Section | None:
     """Ours at every concurrency, then at some rates, then everybody under the same load."""
     ours = [case for case in results.closed() if _answered(case)]
     rates = [case for case in results.open() if _answered(case)]
+    name = ours_title(results)
     pictures = [
-        _picture("latency-closed", "Stateserve by concurrency", [_curves(case, load_name(case)) for case in some(ours)]),
-        _picture("latency-open", "Stateserve by rate (open loop)", [_curves(case, load_name(case)) for case in some(rates)]),
+        _picture("latency-closed", f"{name} by concurrency", [_curves(case, load_name(case)) for case in some(ours)]),
+        _picture("latency-open", f"{name} by rate (open loop)", [_curves(case, load_name(case)) for case in some(rates)]),
         _everybody(results),
     ]
     shown = [figure(picture) for picture in pictures if picture]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.report.canvas import INK, Frame, Picture, colour, figure, line_style, log_ticks, name_bar
-from bench.report.findings import Ratio, load_name, order, ratios, title
+from bench.report.findings import Ratio, failures, load_name, order, ours_title, ratios, title
 from bench.report.markup import Column, Markup, definitions, table
 from bench.report.section import Section
-from bench.report.units import exact, rounded
+from bench.report.units import exact, percent, rounded
 from bench.results import OURS, Case, Results
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def section(results: Results) -> Section | None:
         return None
     found = [(case, one) for case in results.closed() for one in ratios(results, case)]
     introduction = (
-        "Stateserve's requests/s divided by the peer's: same machine, model, engine, requests and cores, asked in turn, round by "
-        "round. The median of the rounds' own ratios, the least and the most of them."
+        f"{ours_title(results)}'s requests/s divided by the peer's: same machine, model, engine, requests and cores, asked in "
+        "turn, round by round. The median of the rounds' own ratios, the least and the most of them."
     )
     parts: list[str] = [figure(_picture(results, found)), _table(results, found)] if found else []
     about = [(title(results, name), _about(results, name)) for name in [OURS, *peers]]
@@ -57,11 +57,11 @@ def _picture(results: Results, found: Sequence[tuple[Case, Ratio]]) -> Picture:
         for number, one in enumerate(shown):
             _row(axes, number, one, title(results, one.contender), names.index(one.contender))
 
-    says = "; ".join(f"{rounded(one.spread.median)} times {title(results, one.contender)}" for one in shown)
+    says = "; ".join(f"{rounded(one.spread.median)} times {title(results, one.contender)}{failed_words(one)}" for one in shown)
     return Picture(
         "peers",
         f"Times as many requests/s, {load_name(shown_load)}",
-        f"Stateserve has {says}.",
+        f"{ours_title(results)} has {says}.",
         draw,
         height=_ROW * len(shown),
         bars=True,
@@ -72,7 +72,13 @@ def _row(axes: "Axes", number: int, one: Ratio, name: str, look: int) -> None:
     axes.plot([one.spread.low, one.spread.high], [number] * 2, color=colour(look), linewidth=3, alpha=0.5)
     axes.plot([1, one.spread.median], [number] * 2, color=colour(look), linewidth=1.4)
     axes.plot([one.spread.median], [number], color=colour(look), marker=line_style(look)["marker"])
-    name_bar(axes, number, f"{name}: {_times(one)}", 9)
+    name_bar(axes, number, f"{name}: {_times(one)}{failed_words(one)}", 9)
+
+
+def failed_words(one: Ratio) -> str:
+    """What must stand beside a ratio whose peer did not answer all: for the verdict, too."""
+    failed = failures([one.case])
+    return f" ({percent(failed.share)} of its requests failed)" if failed.count else ""
 
 
 def _times(one: Ratio) -> str:
@@ -83,7 +89,10 @@ def _table(results: Results, found: Sequence[tuple[Case, Ratio]]) -> Markup:
     columns = [
         Column("load", numbers=False),
         Column("peer", numbers=False),
-        *(Column(name) for name in ("ours/s", "theirs/s", "times", "least", "most", "p99, ours ms", "p99, theirs ms")),
+        *(
+            Column(name)
+            for name in ("ours/s", "theirs/s", "times", "least", "most", "p99, ours ms", "p99, theirs ms", "theirs, failed")
+        ),
     ]
     rows = [
         [
@@ -94,6 +103,7 @@ def _table(results: Results, found: Sequence[tuple[Case, Ratio]]) -> Markup:
             *(rounded(value) for value in (one.spread.median, one.spread.low, one.spread.high)),
             exact(case.latency_ms("p99")),
             exact(one.case.latency_ms("p99")),
+            percent(failures([one.case]).share),
         ]
         for case, one in found
     ]

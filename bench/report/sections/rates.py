@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.report.canvas import BACK, BAD, INK, End, Frame, Picture, at_ends, figure, line_style, log_ticks, plain_ticks, titles
-from bench.report.findings import keeps_up, knee, offered_per_s, order, saturated, title
+from bench.report.findings import failures, keeps_up, knee, order, ours_title, saturated, title, to_be_answered_per_s
 from bench.report.markup import Column, Markup, sentence, strong, table
 from bench.report.section import Section
-from bench.report.units import exact, milliseconds, per_second, rounded
+from bench.report.units import exact, milliseconds, per_second, percent, rounded
 from bench.results import OURS, Case, Results
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ def section(results: Results) -> Section | None:
     everybody = {name: results.open(name) for name in order(results) if results.open(name)}
     if not everybody:
         return None
-    parts = [*_knee_words(results)]
+    parts = [*_words(results)]
     ours = everybody.get(OURS, [])
     if ours:
         lines = [(name, _points(ours, key)) for key, name in _QUANTILES]
-        parts += [_figure(results, "rates", "Stateserve: latency by rate", lines, ours)]
-        parts += [_table(ours)]
+        parts += [_figure(results, "rates", f"{ours_title(results)}: latency by rate", lines, ours)]
+        parts += [_table(results, ours)]
     if len(everybody) > 1:
         lines = [(title(results, name), _points(cases, "p99")) for name, cases in everybody.items()][:_MOST]
         parts += [_figure(results, "rates-peers", "Everybody: p99 by rate", lines, [])]
@@ -45,31 +45,39 @@ def _points(cases: Sequence[Case], name: str) -> list[tuple[float, float]]:
     return [(rate, ms) for rate, ms in found if ms]
 
 
-def _knee_words(results: Results) -> list[Markup]:
+def knee_words(results: Results, bend: Case) -> list[str]:
+    """Where the knee is, its p99, and the caveat that it needs at either end of what was tried: for the verdict, too."""
+    tried, p99 = results.open(), bend.latency_ms("p99")
+    ends = {
+        tried[0].load: ", the lowest rate that was tried: it may be lower",
+        tried[-1].load: ", the highest rate that was tried: it may be higher",
+    }
+    return [
+        strong(per_second(bend.rate_per_s or 0.0)), f" (p99 {milliseconds(p99)})" if p99 else "", ends.get(bend.load, "")
+    ]  # fmt: skip
+
+
+def _words(results: Results) -> list[Markup]:
     bend, full, tried = knee(results), saturated(results), results.open()
     said: list[str] = []
     if bend is not None:
-        where = "The knee, where throughput divided by mean latency is largest, is at "
-        ends = {
-            tried[0].load: ", the lowest rate that was tried: it may be lower",
-            tried[-1].load: ", the highest rate that was tried: it may be higher",
-        }
-        p99 = bend.latency_ms("p99")
-        said += [
-            where,
-            strong(per_second(bend.rate_per_s or 0.0)),
-            f" (p99 {milliseconds(p99)})" if p99 else "",
-            ends.get(bend.load, ""),
-            ". ",
-        ]
+        said += ["The knee, where throughput divided by mean latency is largest, is at ", *knee_words(results, bend), ". "]
     if full is not None:
         said += [
             "From ", strong(per_second(full.rate_per_s or 0.0)), " on, answers no longer keep up: ",
-            f"about {rounded(full.requests_per_s)} in a second of {rounded(offered_per_s(full))} that were due.",
+            f"about {rounded(full.requests_per_s)} in a second of {rounded(to_be_answered_per_s(full))} that were due",
+            f", besides {percent(failures([full]).share)} that failed." if failures([full]).count else ".",
         ]  # fmt: skip
     elif tried:
-        said += ["Answers kept up to the highest rate that was tried."]
+        failed = failures(tried[-1:])
+        but = f", where {percent(failed.share)} of the requests failed" if failed.count else ""
+        said += [f"Answers kept up to the highest rate that was tried{but}."]
     return [sentence(*said)] if said else []
+
+
+def _followed(case: Case) -> str:
+    failed = failures([case])
+    return ("kept up" if keeps_up(case) else "fell behind") + (f", {percent(failed.share)} failed" if failed.count else "")
 
 
 def _figure(results: Results, key: str, caption: str, lines: Sequence[Line], ours: Sequence[Case]) -> Markup:
@@ -115,19 +123,19 @@ def _marks(axes: "Axes", results: Results, limit: float | None) -> None:
         axes.annotate(results.slo.target, (0, limit), (2, 5), **at)
 
 
-def _table(cases: Sequence[Case]) -> Markup:
+def _table(results: Results, cases: Sequence[Case]) -> Markup:
     columns = [
         Column("due/s", numbers=True),
         *(Column(name) for name in ("answered/s", "mean ms", "p50 ms", "p99 ms", "p99.9 ms")),
-        Column("", numbers=False),
+        Column("answers", numbers=False),
     ]
     rows = [
         [
             exact(case.rate_per_s),
             exact(case.requests_per_s),
             *(exact(case.latency_ms(name)) for name in ("mean", "p50", "p99", "p999")),
-            "" if keeps_up(case) else "fell behind",
+            _followed(case),
         ]
         for case in cases
     ]
-    return table("Stateserve by rate", columns, rows)
+    return table(f"{ours_title(results)} by rate", columns, rows)

@@ -30,9 +30,8 @@ def section(results: Results) -> Section | None:
 
 
 def _words(slo: Slo) -> Markup:
-    if slo.highest_per_s is None:
-        return sentence(strong("No rate held it"), f" of the {len(slo.probes)} that were tried.")
-    return sentence("It held up to ", strong(per_second(slo.highest_per_s)), ".")
+    bold, rest = slo_words(slo)
+    return sentence(strong(bold), rest)
 
 
 def _picture(slo: Slo) -> Picture:
@@ -59,7 +58,7 @@ def _picture(slo: Slo) -> Picture:
 
 
 def _table(slo: Slo) -> Markup:
-    columns = [Column("due/s"), Column("answered/s"), Column(f"{slo.quantile} ms"), Column("", numbers=False)]
+    columns = [Column("due/s"), Column("answered/s"), Column(f"{slo.quantile} ms"), Column("result", numbers=False)]
     rows = [[exact(one.rate_per_s), exact(one.achieved_per_s), exact(one.latency_ms), _held(one)] for one in slo.probes]
     return table("In the order in which they were tried", columns, rows)
 
@@ -69,11 +68,15 @@ def _held(probe: Probe) -> str:
 
 
 def slo_words(slo: Slo) -> tuple[str, str]:
-    """For the verdict: what is told in bold, and the rest."""
+    """What the search found, here and in the verdict: what is told in bold, and the rest."""
     if slo.highest_per_s is not None:
         return f"{slo.target} holds up to {per_second(slo.highest_per_s)}", "."
-    lowest = min(slo.probes, key=lambda probe: probe.rate_per_s, default=None)
-    if lowest is None:
-        return f"{slo.target} was not searched for", ": no rate was tried."
+    if not slo.probes:
+        too_few = f"at the rates that the server reaches, one load may have too few requests to tell {slo.quantile}"
+        return f"No rate was tried for {slo.target}", f": {too_few}; give a longer --duration."
+    once = [probe.rate_per_s for probe in slo.probes if probe.held]
+    if once:
+        return f"No rate held {slo.target} twice", f"; {per_second(max(once))} was the highest that held it once."
+    lowest = min(slo.probes, key=lambda probe: probe.rate_per_s)
     told = f"{slo.quantile} {milliseconds(lowest.latency_ms)}" if lowest.latency_ms else lowest.why_not
     return f"{slo.target} is not held at any rate that was tried", f"; the lowest was {per_second(lowest.rate_per_s)}: {told}."

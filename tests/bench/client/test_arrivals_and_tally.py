@@ -26,10 +26,10 @@ def test_the_moments_are_those_of_a_poisson_process():
 
 def test_an_open_loop_gives_the_longest_waiting_first():
     """Whatever is late keeps the moment at which it was due."""
-    load = Open(np.array([1.0, 2.0, 3.0]))
+    load = Open(np.array([1.0, 2.0, 3.0]), 10.0)
     assert [load.take(0.5), load.take(2.5), load.take(2.5), load.take(2.5)] == [NONE_DUE, 1.0, 2.0, NONE_DUE]
     assert (load.next_s(), load.over(9.0)) == (3.0, False)
-    assert (load.take(9.0), load.over(9.0), load.take(9.0)) == (3.0, True, NONE_DUE)
+    assert (load.take(9.0), load.over(9.0), load.over(10.0), load.take(10.0)) == (3.0, False, True, NONE_DUE)
 
 
 def test_a_closed_loop_is_always_due():
@@ -47,6 +47,8 @@ def tally():
         made.answered(due_s, ended_s, status, 4, 100, 30)
     made.failed(19.0, 24.0, "timeout", 60)
     made.failed(20.0, 25.0, "timeout", 60)
+    for due_s in (9.0, 12.0, 19.0):
+        made.waited(due_s)
     return made
 
 
@@ -59,6 +61,8 @@ def test_a_closed_loop_counts_what_ended_in_the_window(tally):
         "errors": {"timeout": 2, "status 503": 1},
         "sent_bytes": 420,
         "received_bytes": 90,
+        "in_time": 2,
+        "waited": 2,
     }
     assert found.latencies_s.tolist() == [2.0, 1.0]
     assert found.answered_s.tolist() == [1.0, 3.0]
@@ -70,3 +74,4 @@ def test_an_open_loop_counts_what_was_due_in_the_window(tally):
     assert found.told["offered"] == 4 == len(found.latencies_s) + sum(found.told["errors"].values())
     assert found.latencies_s.tolist() == [1.0, 2.0]
     assert found.answered_s.tolist() == [3.0, 11.0]
+    assert (found.told["in_time"], found.told["waited"]) == (2, 2)  # ended at 11 and at 13; due at 12 and at 19

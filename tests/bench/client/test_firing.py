@@ -209,3 +209,11 @@ def test_a_rate_beyond_capacity_shows_in_the_latencies(answering, fire_here):
     assert told["offered"] == len(latencies_s) > 70
     assert np.median(second) > 2 * np.median(first)
     assert latencies_s[-1] > 0.15  # 120 requests take 0.6 s
+    assert told["offered"] - 20 < told["waited"] < told["offered"]  # nearly all found eight connections in use
+
+
+def test_requests_that_find_a_connection_do_not_wait(answering, fire_here):
+    """Only those that found none free are told to have waited; in a closed loop, none is."""
+    server = answering(ok)
+    assert fire_here(server, post(), connections=32, rate_per_s=200)[0]["waited"] == 0
+    assert fire_here(server, post(), connections=2)[0]["waited"] == 0

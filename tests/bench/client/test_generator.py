@@ -1,8 +1,10 @@
 """A whole load: processes that begin together, tell how they are doing, and leave nothing behind."""
 
 import asyncio
+import errno
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -15,6 +17,8 @@ import pytest
 
 from bench import generator
 from bench.client import plan
+from bench.client.arrivals import poisson
+from bench.client.exhausted import require_not_exhausted
 from bench.client.load import Load, Outcome, Request
 from bench.errors import ProcessFailed, ServerGone
 from bench.processes import free_port, server_environment
@@ -23,17 +27,23 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 POST = Request(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n", rows=3)
 DEADLINE_S = 20
 STALL_S = 0.2
+SEEDS = ((1, 7367), (2, 1694))
+"""Processes, and a seed of which no answer is due near an edge of the window."""
 
 
 class Watched:
     """Keeps what a watcher is told; `at_window` is called when the window begins."""
 
     def __init__(self, at_window=lambda: None):
-        self.at_window, self.began, self.progress = at_window, 0, []
+        self.at_window, self.began, self.ended, self.progress = at_window, 0, [], []
 
     def window_began(self):
         self.began += 1
+        self.began_s = time.monotonic()
         self.at_window()
+
+    def window_ended(self):
+        self.ended.append(time.monotonic())
 
     def progressed(self, progress):
         self.progress.append(progress)
@@ -63,7 +73,26 @@ def test_processes_share_a_load(answering, tmp_path):
     assert outcome.sent_bytes == len(POST.content) * outcome.offered
     assert (outcome.seconds, outcome.errors) == (0.4, {})
     assert 0 < outcome.client_busy < 1
-    assert (watched.began, watched.progress[0].phase) == (1, "warm-up")
+    assert (watched.began, len(watched.ended), watched.progress[0].phase) == (1, 1, "warm-up")
+
+
+@pytest.mark.parametrize(("processes", "seed"), SEEDS)
+def test_answers_in_the_window_are_counted_whenever_they_were_due(answering, tmp_path, processes, seed):
+    """A server that takes 400 ms keeps the rate: as many answers come in the window as were due in one 400 ms earlier."""
+
+    async def answer(_number):
+        await asyncio.sleep(0.4)
+        return OK
+
+    load = load_on(answering(answer), 64, 0.8, warmup_s=0.5, rate_per_s=30.0, processes=processes, seed=seed)
+    watched = Watched()
+    outcome = generator.fire(load, tmp_path, watched)
+    due_s = np.concatenate([poisson(30 / processes, 1.3, (seed, place)) for place in range(processes)])
+
+    assert outcome.in_time == np.count_nonzero((due_s >= 0.1) & (due_s < 0.9))
+    assert outcome.in_time > 1.5 * np.count_nonzero(outcome.answered_s < 0.8)
+    assert (outcome.waited, len(watched.ended)) == (0, 1)
+    assert watched.ended[0] - watched.began_s == pytest.approx(0.8, abs=0.2)  # and not after the late answers, 0.4 s later
 
 
 def test_an_open_loop_shows_a_stall_that_a_closed_loop_hides(answering, tmp_path):
@@ -107,6 +136,8 @@ def test_a_server_that_dies_ends_the_load(answering, tmp_path, monkeypatch):
     assert outcome.answered_s.max() < 0.5
     assert set(outcome.errors) <= {"connection closed", "connect refused"}
     assert outcome.offered == len(outcome.latencies_s) + sum(outcome.errors.values())
+    assert outcome.in_time == len(outcome.latencies_s)
+    assert (watched.began, len(watched.ended)) == (1, 1)
 
 
 def test_a_server_that_is_not_there_takes_no_load(tmp_path):
@@ -124,6 +155,37 @@ def test_a_process_that_fails_says_why(answering, tmp_path):
         generator.fire(load_on(answering(ok), duration_s=0.1), tmp_path, Watched())
 
 
+def test_too_few_descriptors_are_not_the_servers_fault(answering, tmp_path):
+    """The message says how many were opened, what the limit is, and what to do."""
+    script = (
+        "import resource; from bench import generator; from bench.client.load import Load, Request; from pathlib import Path\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        f"load = Load('127.0.0.1', {answering(ok).port}, [Request({POST.content!r}, 1)], 100, 1.0)\n"
+        f"generator.fire(load, Path({str(tmp_path)!r}), None)\n"
+    )
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(
+        command, env=server_environment(), stderr=subprocess.PIPE, text=True, check=False, timeout=DEADLINE_S
+    ).stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"bench\.errors\.ProcessFailed: the load generator, with \d\d connections open, cannot open another: Too many open files "
+        r"\(ulimit -n is 64\); raise the limit \(ulimit -n\), spread the load over more processes, or ask for fewer connections",
+        found,
+    )
+
+
+def test_too_few_ports_are_not_the_servers_fault():
+    """Whatever else goes wrong with a connection may be."""
+    require_not_exhausted(errno.ECONNREFUSED, 5)
+    with pytest.raises(ProcessFailed) as caught:
+        require_not_exhausted(errno.EADDRNOTAVAIL, 28_000)
+    assert str(caught.value) == (
+        "the load generator, with 28,000 connections open, cannot open another: Cannot assign requested address; no local port "
+        "is left: ask for fewer connections or a lower rate, or widen net.ipv4.ip_local_port_range; a server that closes after "
+        "each answer uses up a port for a minute every time"
+    )
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_its_parent(answering, tmp_path, how):
     """Killed, or interrupted: its processes end with it."""
@@ -131,6 +193,7 @@ def test_nothing_outlives_its_parent(answering, tmp_path, how):
         "import os, sys; from bench import generator; from bench.client.load import Load, Request\n"
         "class Watched:\n"
         "    def window_began(self): print(open(f'/proc/self/task/{os.getpid()}/children').read(), flush=True)\n"
+        "    def window_ended(self): pass\n"
         "    def progressed(self, progress): pass\n"
         f"load = Load('127.0.0.1', {answering(ok).port}, [Request({POST.content!r}, 1)], 2, 60.0, processes=2)\n"
         f"from pathlib import Path; generator.fire(load, Path({str(tmp_path)!r}), Watched())\n"
