@@ -114,7 +114,7 @@ def _each(case: Case) -> list[float]:
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are over them.")] = 3,
-    duration_s: Annotated[float, typer.Option(min=0.5, help="Seconds of one load; twice as many with images.")] = 2.5,
+    duration_s: Annotated[float, typer.Option(min=0.5, help="Seconds of one load; twice as many with images.")] = 2.0,
     only: Annotated[list[str] | None, typer.Option(help="This model only; repeatable: mlp, resnet18, bert.")] = None,
     to: Annotated[Path, typer.Option(help="The folder for the reports and the page.")] = Path("docs/benchmarks"),
 ) -> None:

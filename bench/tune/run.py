@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from artifact import Manifest, tuned
 from artifact.check import check
@@ -264,7 +264,7 @@ def _engines(request: Request, manifest: Manifest, watcher: Watcher) -> tuple[st
 def _measurement(number: int, arm: Arm, point: Point) -> Measurement:
     """As it is kept: with six digits, which is more than are meaningful."""
     values = dataclasses.asdict(point)
-    rounded = {name: float(f"{value:.{_DIGITS}g}") for name, value in values.items() if isinstance(value, float)}
+    rounded: dict[str, Any] = {name: float(f"{value:.{_DIGITS}g}") for name, value in values.items() if isinstance(value, float)}
     return Measurement(arm=arm, round=number, **values | rounded)
 
 
