@@ -14,7 +14,7 @@ import typer
 import artifact
 from artifact import Signature
 from bench import alone
-from bench.results import Bound, BoundPoint, Case
+from bench.results import Bound, BoundPoint
 from foundation.command import exit_codes
 from foundation.environment import cores
 
@@ -77,11 +77,6 @@ def measure(directory: Path, run: Run, duration_s: float, on_point: OnPoint | No
         per_row_s=per_row_s,
         per_call_s=per_call_s,
     )
-
-
-def served_over_bound(case: Case, bound: Bound) -> float:
-    """Rows in a second that a server answered, over those that the engine alone runs at its best batch size."""
-    return case.rows_per_s / bound.best.rows_per_s
 
 
 def batch_sizes(signature: Signature) -> list[int]:

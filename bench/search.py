@@ -32,9 +32,14 @@ def judge(objective: Objective, rate_per_s: float, outcome: Outcome) -> Probe:
         why_not = f"{failed} of {outcome.offered} requests failed"
     elif latency_ms > objective.limit_ms:
         why_not = f"{objective.quantile} is {latency_ms:.3g} ms"
-    elif achieved < KEPT_UP * outcome.offered / outcome.seconds:
+    elif achieved < KEPT_UP * (outcome.offered - _refused(outcome)) / outcome.seconds:
         why_not = f"only {achieved:,.0f} in a second were answered"
     return Probe(rate_per_s=rate_per_s, achieved_per_s=achieved, latency_ms=latency_ms, held=not why_not, why_not=why_not)
+
+
+def _refused(outcome: Outcome) -> int:
+    """Requests that failed at once, which leaves no backlog; one that timed out does."""
+    return sum(count for kind, count in outcome.errors.items() if kind != "timeout")
 
 
 def search(objective: Objective, best_per_s: float, least_per_s: float, probe: Callable[[float], Probe]) -> Slo:

@@ -15,11 +15,11 @@ from typing import Annotated
 import typer
 
 from bench import load_test, page
-from bench.bound import served_over_bound
 from bench.live import LiveTest
 from bench.models import BERT, MLP, RESNET18, MeasuredModel, export_model
 from bench.options import Options, parse_objective
 from bench.page import Section, Spread
+from bench.report.findings import share_of_bound
 from bench.report.units import exact
 from bench.results import OURS, Case, Results
 from foundation.command import exit_codes
@@ -87,8 +87,8 @@ def _limits(results: Results) -> Iterator[str]:
     bound, slo = results.bound, results.slo
     if bound is not None:
         best = f"{bound.best.rows_per_s:,.0f} rows/s with {bound.best.rows} rows in a call and {bound.threads} thread(s)"
-        share = served_over_bound(max(results.closed(), key=lambda case: case.rows_per_s), bound)
-        yield f"The engine alone runs {best}: served is {share:.2f} of it."
+        share = share_of_bound(results, max(results.closed(), key=lambda case: case.rows_per_s))
+        yield f"The engine alone runs {best}: served is {exact(share, 2)} of it."
     if slo is not None and slo.highest_per_s is not None:
         yield f"The highest rate of ours that holds {slo.target} is {slo.highest_per_s:,.0f} in a second."
 

@@ -10,7 +10,7 @@ from artifact.errors import EngineFailed, NotAnArtifact
 from bench import alone, bound
 from bench.bound import Run
 from bench.errors import ProcessFailed
-from bench.results import BoundPoint, Case, Round
+from bench.results import BoundPoint
 
 
 def signature(**dims):
@@ -135,15 +135,3 @@ def test_a_run_is_what_the_server_says():
     assert Run.of({"engine": "pt2", "threads": "3", "instances": "2", "max_rows": "8"}) == Run("pt2", 3, 2, "cpu")
     assert Run.of({}).engine == "auto"
     assert Run.of({}).threads >= 1
-
-
-def test_served_over_bound_is_in_rows():
-    """A server that answers 50 requests of 8 rows in a second beside an engine with 500 rows a second is at 0.8."""
-    load = {"errors": {}, "latency_ms": None, "sent_bytes": 0, "received_bytes": 0, "client_busy": 0.1, "machine_busy": None}
-    one = Round(seconds=2.0, offered=100, requests=100, in_time=100, rows=800, **load)
-    case = Case(contender="stateserve", loop="closed", connections=8, rate_per_s=None, rounds=[one])
-    limit = bound.Bound(
-        engine="onnx", threads=2, instances=1, device="cpu", points=[point(1, 0.01), point(8, 0.016)], per_row_s=0, per_call_s=0
-    )
-
-    assert bound.served_over_bound(case, limit) == pytest.approx(0.8)
