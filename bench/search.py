@@ -8,6 +8,7 @@ import numpy as np
 from bench.client.load import Outcome
 from bench.options import Objective
 from bench.report.findings import KEPT_UP
+from bench.report.units import milliseconds
 from bench.results import Probe, Slo
 
 CLOSE_ENOUGH = 1.05
@@ -31,7 +32,7 @@ def judge(objective: Objective, rate_per_s: float, outcome: Outcome) -> Probe:
     if latency_ms is None:
         why_not = f"{failed} of {outcome.offered} requests failed"
     elif latency_ms > objective.limit_ms:
-        why_not = f"{objective.quantile} is {latency_ms:.3g} ms"
+        why_not = f"{objective.quantile} is {milliseconds(latency_ms)}"
     elif achieved < KEPT_UP * (outcome.offered - _refused(outcome)) / outcome.seconds:
         why_not = f"only {achieved:,.0f} in a second were answered"
     return Probe(rate_per_s=rate_per_s, achieved_per_s=achieved, latency_ms=latency_ms, held=not why_not, why_not=why_not)
