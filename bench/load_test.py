@@ -176,8 +176,8 @@ class LoadTest:
         self._shown.ended(title, measured, self._record.add(one.key, load, measured))
         if outcome.waited > _WAITED * outcome.offered:
             self._record.note(
-                f"In '{title}', {outcome.waited:,} of {outcome.offered:,} requests waited for one of {load.connections} "
-                "connections: with more (--max-connections) they might have been answered sooner."
+                f"At some rates requests waited for one of {load.connections} connections, which is in their latency: with more "
+                "(--max-connections) they might have been answered sooner."
             )
 
     def _uncounted(self, one: Contestant, load: Load, title: str) -> Round:
