@@ -87,7 +87,7 @@ def page_of(
 @contextlib.contextmanager
 def child(code, *arguments):
     """A Python process, told and heard by lines."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, "-u", "-c", code, *map(str, arguments)]  # what it says is heard at once
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
