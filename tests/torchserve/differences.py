@@ -333,10 +333,6 @@ DIFFERENCES: tuple[Difference, ...] = (
     ),
     # Workers
     Difference(_NEGATIVE, r"scaling: .*min_worker=-1.*", failed("min_worker cannot be less than 0: -1")),
-    Difference(_NOT_LEFT, r"bad_models: management (GET|DELETE) /models/init_error \((after its|if it).*", no_such("init_error")),
-    Difference(_NOT_LEFT, r"bad_models: management (GET|DELETE) /models/out_of_memory .*", no_such("out_of_memory")),
-    Difference(_NOT_LEFT, r"bad_models: inference POST /predictions/init_error \(after its.*", no_such("init_error")),
-    Difference(_NOT_LEFT, r"bad_models: inference POST /predictions/out_of_memory .*", no_such("out_of_memory")),
     Difference(
         _NOT_LEFT,
         r"dependencies: .*url=needs_bad.mar&initial_workers=0",

@@ -13,7 +13,7 @@ class Ask:
 
     `chunked` sends the body in chunks; `times` sends so many at once, whose answers are compared sorted; `wait_s` is how long
     an answer is awaited: one that does not come then is an answer too. `either` are statuses of which
-    TorchServe gives now this one, now that.
+    TorchServe gives now this one, now that; where one is of another class (200, 404), the rest of the answer is not compared.
     """
 
     method: str

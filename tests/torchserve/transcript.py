@@ -67,6 +67,8 @@ def _settled(kept: dict[str, Any], either: tuple[int, ...]) -> dict[str, Any]:
     if kept["status"] not in either:
         return kept
     word = " or ".join(map(str, either))
+    if len({status // 100 for status in either}) > 1:
+        return {"status": word}
     return {**kept, "status": word, "body": kept["body"].replace(f'"code": {kept["status"]}', f'"code": {word}')}
 
 
