@@ -7,6 +7,7 @@
   - GoldenMismatch       an engine answers a golden case outside its budget
   - InvalidInput         a request is not what the signature declares (the client's fault)
   - EngineFailed         the engine failed on a valid request (the server's fault)
+    - OutOfMemory          the device has no memory for so many rows
 """
 
 from foundation.errors import StateserveError
@@ -38,3 +39,7 @@ class InvalidInput(ArtifactError):
 
 class EngineFailed(ArtifactError):
     """The engine failed on a request that the signature allows: the server's fault."""
+
+
+class OutOfMemory(EngineFailed):
+    """The device has no memory for so many rows; fewer may fit."""

@@ -10,12 +10,13 @@ import logging
 import orjson
 from starlette.exceptions import HTTPException
 
-from artifact.errors import EngineFailed, InvalidInput
+from artifact.errors import EngineFailed, InvalidInput, OutOfMemory
 from serving.errors import (
     BodyTimeout,
     BodyTooLarge,
     ClientLeft,
     DeadlinePassed,
+    EngineLost,
     ModelNotFound,
     ModelNotReady,
     QueueFull,
@@ -34,6 +35,8 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (ModelNotReady, "not_ready"),
     (BodyTooLarge, "body_too_large"),
     (BodyTimeout, "body_timeout"),
+    (EngineLost, "engine_lost"),
+    (OutOfMemory, "out_of_memory"),
     (EngineFailed, "engine"),
     (InvalidInput, "bad_request"),
 )
@@ -51,6 +54,8 @@ def status_of(error: Exception) -> int:
     """The HTTP status that tells of the error."""
     if isinstance(error, InvalidInput):
         return 400
+    if isinstance(error, OutOfMemory):
+        return 507
     if isinstance(error, HTTPException):
         return error.status_code
     return error.status if isinstance(error, ServingError) else 500
@@ -64,7 +69,7 @@ def error_answer(error: Exception, method: str, path: str, request_id: str) -> A
         kind = http.HTTPStatus(status).phrase.title().replace(" ", "")
         message = f"{method} {path}: {error.detail}"
         headers += [(name.lower(), value) for name, value in (error.headers or {}).items()]
-    if isinstance(error, QueueFull):
+    if isinstance(error, (EngineLost, QueueFull)):
         headers.append(("retry-after", str(error.retry_after_s)))
     if isinstance(error, UnsupportedBody):
         headers.append(("accept-encoding", "gzip, deflate"))

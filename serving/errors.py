@@ -14,6 +14,7 @@
   - ClientLeft           the client left before its answer was there (499: nobody reads it)
   - LoadFailed           a version failed its checks when it was to be loaded (400)
   - ModelNotReady        the model is there, but failed its checks (503)
+  - EngineLost           the engine's process ended while it had the request (503, with Retry-After)
   - QueueFull            more rows wait than `max_queue_rows` (503, with Retry-After)
   - DeadlinePassed       the request's own deadline passed before the engine could begin (504)
 """
@@ -103,6 +104,13 @@ class LoadFailed(ServingError):
     """A version failed its checks when it was to be loaded; what was served before is served on."""
 
     status: ClassVar[int] = 400
+
+
+class EngineLost(ServingError):
+    """The engine's process ended while it had the request; it is replaced, and `retry_after_s` is when to ask again."""
+
+    status: ClassVar[int] = 503
+    retry_after_s = 1
 
 
 class QueueFull(ServingError):

@@ -37,8 +37,10 @@ REASONS: tuple[str, ...] = (
     "client_left",
     "deadline",
     "engine",
+    "engine_lost",
     "not_found",
     "not_ready",
+    "out_of_memory",
     "queue_full",
     "other",
 )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
 
-from serving.fields import NONE, UNITS, Bytes, Count, Label, NonNegative, OrNone, Positive, Sizes, from_json, setting
+from serving.fields import NONE, UNITS, Bytes, Count, Device, Label, NonNegative, OrNone, Positive, Sizes, from_json, setting
 from serving.torchserve.keys import TorchServeKeys
 
 GROUPS = ("Server", "Models", "Batching", "Limits", "Log", "TorchServe")
@@ -82,7 +82,8 @@ class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=Tru
     instances: OrNone[Annotated[Count, Field(le=256)]] = setting(
         "Models",
         None,
-        "Calls of one version that run side by side; none: what `stateserve tune` found, or 1; on the event loop 1.",
+        "Calls of one version that run side by side, on each device; none: what `stateserve tune` found, or 1; on the event "
+        "loop 1.",
     )
     version_policy: Policy = setting(
         "Models", VersionPolicy(latest=1), "Which versions are served: latest:N (the N highest), all, or versions:1,3."
@@ -108,8 +109,20 @@ class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=Tru
     default_timeout_s: OrNone[Positive] = setting(
         "Batching", None, "How long a request that says nothing itself waits for an engine before 504; none: without end."
     )
-    execution: Literal["auto", "loop", "thread"] = setting(
-        "Models", "auto", "Where engine calls run: on the event loop or in a thread; auto: by how long the warm-up's calls took."
+    execution: Literal["auto", "loop", "thread", "process"] = setting(
+        "Models",
+        "auto",
+        "Where engine calls run: on the event loop, in a thread, or in processes of their own; auto: by how long the warm-up's "
+        "calls took.",
+    )
+    device: Device = setting(
+        "Models",
+        "auto",
+        "What engines run on: cpu, cuda (every GPU), cuda:0,cuda:1; auto: every GPU that they can use, else cpu.",
+    )
+    device_memory_bytes: OrNone[Bytes] = setting("Models", None, "Memory of a GPU that one engine may take; none: all of it.")
+    precision: Literal["auto", "float32"] = setting(
+        "Models", "auto", "What a GPU computes in; auto: the precision that the artifact declares and was proven with."
     )
     required: bool = setting("Models", default=True, does="Whether the server is not ready without the model.")
 
@@ -161,6 +174,18 @@ class Settings(TorchServeKeys, ModelDefaults, frozen=True):
     )
     port: int = setting(
         "Server", 8080, "The port to listen on: predictions; management on the next, metrics on the one after.", ge=1, le=65535
+    )
+    frontends: OrNone[Annotated[Count, Field(le=64)]] = setting(
+        "Server", None, "Processes that speak HTTP; none: by the cores and devices; 1: one process does everything it can."
+    )
+    pin_frontends: Literal["auto", "on", "off"] = setting(
+        "Server", "auto", "Whether each front end keeps to its own cores; auto: where there are enough, and no quota says less."
+    )
+    slots_bytes: Bytes = setting(
+        "Server",
+        256 << 20,
+        "Shared memory between a front end and an engine's process, at most; it is taken as needed.",
+        ge=1 << 20,
     )
     poll_interval_s: NonNegative = setting("Server", 0.0, "How often the repository is looked at for changes; 0: never.")
     repository_api: Literal["auto", "on", "off"] = setting(
