@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients torchserve demo bench bench-client bench-export bench-serving bench-torchserve soak soak-torchserve clean
+.PHONY: install lint test clients torchserve processes docker demo bench bench-client bench-export bench-scaling bench-serving \
+	bench-torchserve gpu gpu-wheels soak soak-torchserve fuzz clean
 
 install: .venv/.installed
 
@@ -20,6 +21,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile.*
 
 test: lint
 	$(BIN)/pytest
@@ -38,6 +40,14 @@ torchserve: install
 	$(BIN)/pytest -m torchserve
 	$(BIN)/python -m tests.torchserve.record --check
 
+# A server of several processes: its children killed, its models swapped, its answers counted.
+processes: install
+	$(BIN)/pytest -m processes
+
+# The Dockerfiles' steps in empty environments, without Docker; each image's command then serves or exports.
+docker: install
+	$(BIN)/pytest -m docker
+
 demo: install
 	$(BIN)/python examples/digits/demo.py
 
@@ -52,6 +62,10 @@ bench-client: install
 bench-export: install
 	$(BIN)/python docs/benchmarks/measure_export.py
 
+# The throughput of one, two, … front ends: one row per count that the cores allow.
+bench-scaling: install
+	$(BIN)/python -m bench.scaling --to docs/benchmarks/scaling.md
+
 bench-serving: install
 	$(BIN)/python -m bench.serving --to docs/benchmarks/serving.md
 
@@ -59,11 +73,23 @@ bench-serving: install
 bench-torchserve: install
 	$(BIN)/python -m bench.torchserve --to docs/benchmarks/torchserve.md
 
+# Everything for CUDA, in under eight minutes on a machine that has a GPU; elsewhere one line. It takes the system's torch, without
+# an index: what is not there it installs from $(WHEELS), which `make gpu-wheels` fills. GPU="--quick --only bound" passes flags on.
+WHEELS ?= build/wheels
+GPU ?=
+gpu:
+	$(PYTHON) -m bench.gpu.bootstrap --wheels $(WHEELS) -- --to docs/benchmarks/gpu.md $(GPU)
+
+gpu-wheels:
+	$(PYTHON) -m bench.gpu.wheels --to $(WHEELS)
+
 SERVER_SOAK := mix-up swaps overload leaving ending memory
 WORKERS_SOAK := workers-killed worker-alone workers-ending workers-memory
 
 soak: install
 	$(BIN)/python -m bench.soak $(SERVER_SOAK:%=--only %) --to docs/benchmarks/soak.md
+	$(BIN)/python -m bench.soak $(SERVER_SOAK:%=--only %) --only kills --frontends 2 --engine-processes 2 --append \
+		--to docs/benchmarks/soak.md
 
 # TorchServe's workers, killed and ended under load.
 soak-torchserve: install

@@ -8,22 +8,30 @@ from pathlib import Path
 import numpy as np
 
 from artifact import golden, manifest
-from artifact.engines import LOADERS, MODEL_FILES, Engine, EngineOptions, load_engine
+from artifact.engines import LOADERS, Engine, EngineOptions, cuda_devices, load_engine, model_file
 from artifact.errors import DamagedArtifact, EngineUnavailable
 from artifact.golden import GoldenCase, Replay
-from artifact.manifest import Manifest
+from artifact.manifest import PRECISIONS, Manifest
 from artifact.signature import Signature
+
+FLOAT32 = "float32"
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One model with one engine: `run` it, `replay` its golden cases. Made by `load`."""
+    """One model with one engine: `run` it, `replay` its golden cases. Made by `load`.
+
+    `budgets` are by engine and output, those of the `precision` that the engine computes in on its `device`.
+    """
 
     path: Path
     manifest: Manifest
     engine: Engine
     cases: tuple[GoldenCase, ...]
     budgets: Mapping[str, Mapping[str, float]]
+    device: str = "cpu"
+    precision: str = FLOAT32
 
     @property
     def signature(self) -> Signature:
@@ -41,33 +49,58 @@ class Artifact:
         return self.engine.run(inputs)
 
     def replay(self) -> list[Replay]:
-        """Runs every golden case, alone and tiled to the largest batch, on this engine."""
-        return golden.replay(self.engine, self.signature, self.cases, self.budgets[self.engine.name])
+        """Runs every golden case, alone and tiled to the largest batch, on this engine.
+
+        In another precision than float32 answers are compared with the float64 reference, within that precision's budgets.
+        """
+        budgets = self.budgets[self.engine.name]
+        return golden.replay(self.engine, self.signature, self.cases, budgets, recorded=self.precision == FLOAT32)
 
 
-def load(path: Path | str, engine: str = "auto", threads: int | None = None, calls: int = 1, device: str = "cpu") -> Artifact:
+def load(  # noqa: PLR0913 - the room's door: whoever loads says what matters to him, by name
+    path: Path | str,
+    engine: str = AUTO,
+    threads: int | None = None,
+    calls: int = 1,
+    device: str = "cpu",
+    *,
+    precision: str = AUTO,
+    memory_bytes: int | None = None,
+    cuda_graphs: bool = True,
+) -> Artifact:
     """Reads an artifact, checks every hash, and makes its engine.
 
-    `engine` is `onnx`, `torchscript`, `pt2`, or `auto`: the first of these that the artifact holds. `threads`, `calls` and
-    `device` are those of `EngineOptions`.
+    `engine` is `onnx`, `torchscript`, `pt2`, or `auto`: the first of these that the artifact holds, and that can run on the
+    device. `precision` is `float32`, `tf32`, `float16`, `bfloat16`, or `auto`: what the artifact declares on a CUDA device,
+    float32 on the CPU. The others are those of `EngineOptions`.
 
     Raises:
         NotAnArtifact: there is no artifact.
         DamagedArtifact: a file is missing, added, linked or changed, or the evidence is not that of this model.
-        EngineUnavailable: the artifact has no such format, or its library is not installed.
+        EngineUnavailable: the artifact has no such format or precision, its library is not installed, or it cannot run there.
     """
     directory = Path(path)
     stated = manifest.read_manifest(directory)
     files = verified_files(directory, stated)
-    name = _choose(engine, stated, directory)
+    computed = _precision(precision, stated, device)
+    name = _choose(engine, stated, directory, computed, device)
+    file = model_file(name, computed, device)
+    if file not in files:
+        raise EngineUnavailable(f"{directory} holds no {file}; export it with `precision: {computed}` in its YAML")
     cases = golden.decode(files[manifest.GOLDEN])
     golden.require_complete(cases, stated.signature)
+    budgets = read_budgets(files[manifest.PARITY], stated, directory)
+    if computed != FLOAT32:
+        budgets = dict.fromkeys(stated.formats, read_precision_budgets(files[manifest.PARITY], computed, stated, directory))
+    options = EngineOptions(threads, calls, device, computed, memory_bytes, cuda_graphs)
     return Artifact(
         path=directory,
         manifest=stated,
-        engine=load_engine(name, files[MODEL_FILES[name]], stated.signature, EngineOptions(threads, calls, device)),
+        engine=load_engine(name, files[file], stated.signature, options),
         cases=cases,
-        budgets=read_budgets(files[manifest.PARITY], stated, directory),
+        budgets=budgets,
+        device=device,
+        precision=computed,
     )
 
 
@@ -81,14 +114,28 @@ def verified_files(directory: Path, stated: Manifest) -> dict[str, bytes]:
     return {name: manifest.read_listed(directory, name, entry) for name, entry in stated.listed.items()}
 
 
-def _choose(engine: str, stated: Manifest, directory: Path) -> str:
-    if engine == "auto":
-        return stated.formats[0]
+def _precision(asked: str, stated: Manifest, device: str) -> str:
+    if asked == AUTO:
+        return FLOAT32 if device == "cpu" else stated.precision
+    if asked not in PRECISIONS:
+        raise EngineUnavailable(f"there is no precision {asked!r}; they are {', '.join(PRECISIONS)}")
+    return asked
+
+
+def _choose(engine: str, stated: Manifest, directory: Path, precision: str, device: str) -> str:
+    if engine == AUTO:
+        return stated.formats[0] if device == "cpu" else _first_on_cuda(stated, precision)
     if engine not in LOADERS:
         raise EngineUnavailable(f"there is no engine {engine!r}; the engines are {', '.join(LOADERS)}")
     if engine not in stated.formats:
         raise EngineUnavailable(f"{directory} holds {', '.join(stated.formats)}, not {engine}; export it with --format {engine}")
     return engine
+
+
+def _first_on_cuda(stated: Manifest, precision: str) -> str:
+    """The first format that runs on a CUDA device here, in the precision; where none does, the first, which then says why."""
+    able = (name for name in stated.formats if (name, precision) != ("onnx", "bfloat16") and cuda_devices(name))
+    return next(able, stated.formats[0])
 
 
 def read_budgets(parity: bytes, stated: Manifest, directory: Path) -> dict[str, dict[str, float]]:
@@ -103,3 +150,23 @@ def read_budgets(parity: bytes, stated: Manifest, directory: Path) -> dict[str, 
         return {name: {out: float(engines[name]["outputs"][out]["budget"]) for out in outputs} for name in stated.formats}
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise DamagedArtifact(f"{directory / manifest.PARITY} states no budgets: {cause!r}") from cause
+
+
+def read_precision_budgets(parity: bytes, precision: str, stated: Manifest, directory: Path) -> dict[str, float]:
+    """Every output's budget against the float64 reference in a precision other than float32, from the bytes of parity.json.
+
+    Raises:
+        EngineUnavailable: the artifact was not exported for it: nothing says what its answers may differ by.
+        DamagedArtifact: a budget is not there, or no number.
+    """
+    try:
+        precisions = json.loads(parity).get("precisions", {})
+        if precision not in precisions:
+            raise EngineUnavailable(
+                f"{directory} was not proven in {precision}, and nothing says how exact it has to be: export it again with "
+                f"`precision: {precision}` in its YAML, or run it with precision {FLOAT32}"
+            )
+        outputs = precisions[precision]["outputs"]
+        return {spec.name: float(outputs[spec.name]["budget"]) for spec in stated.signature.outputs}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
+        raise DamagedArtifact(f"{directory / manifest.PARITY} states no budgets for {precision}: {cause!r}") from cause

@@ -5,7 +5,7 @@ File format (safetensors): `CASE/input/NAME`, `CASE/output/ENGINE/NAME` (what th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -136,13 +136,18 @@ def require_complete(cases: Sequence[GoldenCase], signature: Signature) -> None:
                 )
 
 
-def replay(engine: Engine, signature: Signature, cases: Sequence[GoldenCase], budgets: Budgets) -> list[Replay]:
+def replay(
+    engine: Engine, signature: Signature, cases: Sequence[GoldenCase], budgets: Budgets, *, recorded: bool = True
+) -> list[Replay]:
     """Runs every case as recorded, and tiled to the largest batch; `budgets` are this engine's, by output.
 
     An answer may differ from what this same engine gave at export by 1e-6, scaled, or by the output's recorded budget if that
     is larger; integers and booleans by their budget alone, which is 0. Cases that this engine did not answer at export are
-    compared with the float64 reference within the budget.
+    compared with the float64 reference within the budget; all are where answers are not to be as `recorded`: in another precision
+    than float32, whose budgets are against that reference.
     """
+    if not recorded:
+        cases = [replace(case, outputs={}) for case in cases]
     results = [result for case in cases for result in _compare(engine, [case], dict(case.inputs), None, budgets)]
     for group in _same_shape(cases):
         rows = _tiled_rows(signature, group)

@@ -24,6 +24,9 @@ BENCH = "bench.json"
 
 _VERSION = re.compile(r"[1-9][0-9]*")
 
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+"""What CUDA may compute in; the CPU always computes in float32."""
+
 UNLISTED = frozenset({MANIFEST, ENVIRONMENT, PROVENANCE, BENCH})
 """Files that the manifest does not hash: itself, and facts that differ from run to run."""
 
@@ -70,6 +73,11 @@ class Manifest:
     def content_id(self) -> str:
         """The sha256 of the canonical `content`."""
         return sha256_bytes(canonical_json(self.content))
+
+    @property
+    def precision(self) -> str:
+        """What CUDA computes in, one of `PRECISIONS`: the config states it where it is not float32."""
+        return self.config.get("precision", "float32")
 
     @property
     def listed(self) -> dict[str, FileEntry]:
@@ -193,6 +201,8 @@ def _require_whole(manifest: Manifest) -> None:
         raise ValueError("a file is listed twice")
     if not manifest.formats or not {GOLDEN, PARITY} <= manifest.evidence.keys():
         raise ValueError(f"it lists no model file, no {GOLDEN} or no {PARITY}")
+    if manifest.precision not in PRECISIONS:
+        raise ValueError(f"precision is {manifest.precision!r}; it is one of {', '.join(PRECISIONS)}")
 
 
 def _entries(value: Mapping[str, Any]) -> dict[str, FileEntry]:

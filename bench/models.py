@@ -57,7 +57,8 @@ def _mlp_weights(generator: np.random.Generator) -> Weights:
     return _linear(generator, "layers.0", 784, 128) | _linear(generator, "layers.2", 128, 10)
 
 
-def _resnet18_weights(generator: np.random.Generator) -> Weights:
+def resnet18_weights(generator: np.random.Generator) -> Weights:
+    """Made-up weights of `model_defs`' resnet18 with 1000 classes."""
     weights = _convolution(generator, "conv1", 3, 64, 7) | _batch_norm("bn1", 64)
     width = 64
     for stage, wider in enumerate((64, 128, 256, 512), start=1):
@@ -72,18 +73,42 @@ def _resnet18_weights(generator: np.random.Generator) -> Weights:
     return weights | _linear(generator, "fc", 512, 1000)
 
 
-def _bert_weights(generator: np.random.Generator) -> Weights:
+def resnet50_weights(generator: np.random.Generator) -> Weights:
+    """Made-up weights of `model_defs`' resnet50 with 1000 classes; a block adds half of what an equal variance would be.
+
+    Sixteen blocks whose parts are added to their inputs make the numbers larger and larger where nothing was trained: too large
+    for float16.
+    """
+    weights = _convolution(generator, "conv1", 3, 64, 7) | _batch_norm("bn1", 64)
+    width = 64
+    for stage, (depth, narrow) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), start=1):
+        for block in range(depth):
+            here = f"layer{stage}.{block}"
+            weights |= _convolution(generator, f"{here}.conv1", width, narrow, 1) | _batch_norm(f"{here}.bn1", narrow)
+            weights |= _convolution(generator, f"{here}.conv2", narrow, narrow, 3) | _batch_norm(f"{here}.bn2", narrow)
+            weights |= _convolution(generator, f"{here}.conv3", narrow, 4 * narrow, 1) | _batch_norm(f"{here}.bn3", 4 * narrow)
+            weights[f"{here}.bn3.weight"] *= np.float32(0.5)
+            if block == 0:
+                weights |= _convolution(generator, f"{here}.downsample.0", width, 4 * narrow, 1)
+                weights |= _batch_norm(f"{here}.downsample.1", 4 * narrow)
+            width = 4 * narrow
+    return weights | _linear(generator, "fc", 2048, 1000)
+
+
+def bert_weights(generator: np.random.Generator, layers: int = 6, width: int = 384) -> Weights:
+    """Made-up weights of `model_defs`' bert with so many layers, `width` features and four times as many between them."""
     here = "embeddings"
-    weights = _embedding(generator, f"{here}.word_embeddings", 30522) | _embedding(generator, f"{here}.position_embeddings", 512)
-    weights |= _embedding(generator, f"{here}.token_type_embeddings", 2) | _layer_norm(f"{here}.LayerNorm")
-    for number in range(6):
+    weights = _embedding(generator, f"{here}.word_embeddings", 30522, width)
+    weights |= _embedding(generator, f"{here}.position_embeddings", 512, width)
+    weights |= _embedding(generator, f"{here}.token_type_embeddings", 2, width) | _layer_norm(f"{here}.LayerNorm", width)
+    for number in range(layers):
         here = f"encoder.layer.{number}"
         for name in ("query", "key", "value"):
-            weights |= _linear(generator, f"{here}.attention.self.{name}", 384, 384)
-        weights |= _linear(generator, f"{here}.attention.output.dense", 384, 384)
-        weights |= _linear(generator, f"{here}.intermediate.dense", 384, 1536)
-        weights |= _linear(generator, f"{here}.output.dense", 1536, 384)
-        weights |= _layer_norm(f"{here}.attention.output.LayerNorm") | _layer_norm(f"{here}.output.LayerNorm")
+            weights |= _linear(generator, f"{here}.attention.self.{name}", width, width)
+        weights |= _linear(generator, f"{here}.attention.output.dense", width, width)
+        weights |= _linear(generator, f"{here}.intermediate.dense", width, 4 * width)
+        weights |= _linear(generator, f"{here}.output.dense", 4 * width, width)
+        weights |= _layer_norm(f"{here}.attention.output.LayerNorm", width) | _layer_norm(f"{here}.output.LayerNorm", width)
     return weights
 
 
@@ -103,11 +128,11 @@ def _batch_norm(name: str, channels: int) -> Weights:
     return {f"{name}.weight": ones, f"{name}.bias": zeros, **statistics}
 
 
-def _embedding(generator: np.random.Generator, name: str, entries: int, width: int = 384) -> Weights:
+def _embedding(generator: np.random.Generator, name: str, entries: int, width: int) -> Weights:
     return {f"{name}.weight": generator.standard_normal((entries, width), np.float32) * np.float32(0.02)}
 
 
-def _layer_norm(name: str, width: int = 384) -> Weights:
+def _layer_norm(name: str, width: int) -> Weights:
     return {f"{name}.weight": np.ones(width, np.float32), f"{name}.bias": np.zeros(width, np.float32)}
 
 
@@ -136,7 +161,7 @@ RESNET18 = MeasuredModel(
         "outputs": {"logits": {"dtype": "float32", "shape": ["batch", 1000]}},
         "formats": ["onnx"],
     },
-    _resnet18_weights,
+    resnet18_weights,
 )
 
 BERT = MeasuredModel(
@@ -156,7 +181,7 @@ BERT = MeasuredModel(
         "outputs": {"embedding": {"dtype": "float32", "shape": ["batch", 384]}},
         "formats": ["onnx", "torchscript"],
     },
-    _bert_weights,
+    bert_weights,
 )
 
 ALL = (MLP, RESNET18, BERT)

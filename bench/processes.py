@@ -118,6 +118,15 @@ def memory_mb(pid: int) -> float:
     return process_status(pid, "VmRSS") * 1024 / 1e6
 
 
+def shared_memory_mb(pid: int) -> float:
+    """A process's part of what is in memory (Pss: what several share is split among them), in 10^6 bytes; 0 if it has ended."""
+    try:
+        match = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    except OSError:
+        return 0.0
+    return int(match[1]) * 1024 / 1e6 if match else 0.0
+
+
 def process_status(pid: int, name: str) -> int:
     """A number of /proc/PID/status. Raises ProcessFailed if the process has ended."""
     match = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)

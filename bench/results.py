@@ -38,12 +38,23 @@ class Latency(Part, frozen=True):
     curve: Sequence[tuple[float, float]] = ()
 
 
+class KindUse(Part, frozen=True):
+    """What the server's processes of one kind took: CPU seconds of all of them, and how many were seen."""
+
+    cpu_s: float
+    processes: int
+
+
 class ServerUse(Part, frozen=True):
-    """What the server's processes took while the load ran: CPU seconds of them all, and the most memory seen at once."""
+    """What the server's processes took while the load ran: CPU seconds of them all, and the most memory seen at once.
+
+    `kinds` has the front ends, engine processes and control of a server of ours that is several processes; else nothing.
+    """
 
     cpu_s: float
     rss_bytes: int
     processes: int
+    kinds: Mapping[str, KindUse] = {}
 
 
 class GpuUse(Part, frozen=True):

@@ -67,10 +67,10 @@ class Bench:
         """Our server on a repository, until the block ends."""
         return started("serving", "--repository", str(repository), *flags, folder=self.folder, ready="/v2/health/ready")
 
-    def fire(self, endpoint: Endpoint, connections: int, duration_s: int, *, stamped: bool = False) -> Outcome:
-        """One load on one endpoint. Raises FailedLoad."""
+    def fire(self, endpoint: Endpoint, connections: int, duration_s: int, *, stamped: bool = False, threads: int = 1) -> Outcome:
+        """One load on one endpoint, by so many threads of wrk. Raises FailedLoad."""
         url = f"http://127.0.0.1:{endpoint.server.port}{endpoint.path}"
-        return fire(Load(url, endpoint.body, connections, duration_s, stamped), self.folder)
+        return fire(Load(url, endpoint.body, connections, duration_s, stamped, threads), self.folder)
 
     def measure(
         self, title: str, cases: Mapping[Key, Callable[[int], Value]], duration_s: int | None = None

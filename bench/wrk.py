@@ -1,4 +1,4 @@
-"""The load: `wrk`, one thread, a fixed number of connections that each wait for an answer before they ask again."""
+"""The load: `wrk`, one thread or several, a fixed number of connections that each wait for an answer before they ask again."""
 
 import json
 import shutil
@@ -55,7 +55,8 @@ end
 class Load:
     """The same body, again and again, to one URL.
 
-    `stamped`: the time of every answer is kept, which costs wrk a little; for answers that take long and come in groups.
+    `stamped`: the time of every answer is kept, which costs wrk a little; for answers that take long and come in groups, with one
+    thread.
     """
 
     url: str
@@ -63,6 +64,7 @@ class Load:
     connections: int
     duration_s: int
     stamped: bool = False
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,16 @@ def fire(load: Load, folder: Path) -> Outcome:
     script.write_text(_SCRIPT)
     content.write_bytes(load.body.content)
     headers = [word for name, value in load.body.headers.items() for word in ("-H", f"{name}: {value}")]
-    shape = ["-t", "1", "-c", str(load.connections), "-d", f"{load.duration_s}s", "--timeout", f"{_ANSWER_TIMEOUT_S}s"]
+    shape = [
+        "-t",
+        str(load.threads),
+        "-c",
+        str(load.connections),
+        "-d",
+        f"{load.duration_s}s",
+        "--timeout",
+        f"{_ANSWER_TIMEOUT_S}s",
+    ]
     command = [find_wrk(), *shape, *headers, "-s", str(script), load.url, "--", str(content)]
     command += ["stamped"] if load.stamped else []
     limit_s = load.duration_s + _SPARE_S

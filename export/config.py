@@ -22,9 +22,11 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0
 ArtifactName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 Format = Literal["onnx", "torchscript", "pt2"]
+Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Size = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+_NOT_DECLARED = frozenset({"name", "weights", "formats", "precision"})
 RESERVED = {"preprocess": "input operations", "postprocess": "output operations"}
 
 
@@ -116,6 +118,7 @@ class Config(_Section):
     dims: dict[Identifier, DimSection] = Field(default_factory=dict)
     outputs: Annotated[dict[Identifier, OutputSection], Field(min_length=1)]
     formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx", "torchscript")
+    precision: Precision = Field("float32", description="What CUDA computes in; the CPU always computes in float32.")
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -153,8 +156,8 @@ class Config(_Section):
         return self.model_dump(mode="json", by_alias=True)
 
     def declaration(self) -> dict[str, Any]:
-        """What the model is and takes: without name, weights and formats, which say where from and what to make."""
-        return {key: value for key, value in self.resolved().items() if key not in {"name", "weights", "formats"}}
+        """What the model is and takes: without what says where it comes from and what to make of it."""
+        return {key: value for key, value in self.resolved().items() if key not in _NOT_DECLARED}
 
 
 def read_config(path: Path) -> Config:
@@ -202,8 +205,10 @@ def parse_config(document: Document) -> Config:
 
 
 def to_yaml(config: Config) -> bytes:
-    """The config as YAML, defaults filled in; what is not set is left out."""
+    """The config as YAML, defaults filled in; what is not set is left out, and so is float32 as the precision."""
     data = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if config.precision == "float32":  # as artifacts were written before there was a choice
+        del data["precision"]
     return yaml.dump(data, Dumper=CoreDumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None).encode()
 
 

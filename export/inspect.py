@@ -90,6 +90,7 @@ def to_text(found: Inspection) -> str:
     if entry["would_load"] is not None:
         load = entry["would_load"]
         lines.append(f"would load into {load['model']} by {load['config']}: {load['tensors']} tensors, rewrite {load['rewrite']}")
+        lines += [f"CUDA would compute in {load['precision']}"] if load["precision"] != "float32" else []
         lines += [f"note: {notice}" for notice in load["notices"]]
     else:
         lines += [f"would not load: {found.error}"]
@@ -111,6 +112,7 @@ def _would_load(checkpoint: Checkpoint, config: Path | None) -> dict[str, Any]:
         "weights": weights.name,
         "rewrite": loaded.rewrite,
         "ignored": list(loaded.ignored),
+        "precision": found.config.precision,
         "tensors": loaded.tensors,
         "sha256": loaded.sha256,
         "notices": list(loaded.notices),

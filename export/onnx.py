@@ -36,13 +36,22 @@ def lower_onnx(captured: Captured) -> bytes:
             )
         except Exception as cause:  # the exporter raises whatever its parts raise
             raise CaptureFailed(
-                f"the captured program has no ONNX form: {_innermost(cause)}; export to another format with --format"
+                f"the captured program has no ONNX form: {innermost(cause)}; export to another format with --format"
             ) from cause
     if lowered is None:
         raise CaptureFailed("torch.onnx.export gave no program")
     model = lowered.model
     _fold_constants(model, frozenset(captured.program.state_dict))
     _name_values(model, captured.signature)
+    return encode(model)
+
+
+def encode(model: onnx_ir.Model) -> bytes:
+    """The bytes of a checked model, without anything that differs between machines.
+
+    Raises:
+        CaptureFailed: it is not valid, or too large for one file.
+    """
     _strip(model)
     proto = onnx_ir.to_proto(model)
     if proto.ByteSize() > _MAX_BYTES:
@@ -51,7 +60,7 @@ def lower_onnx(captured: Captured) -> bytes:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as cause:
         raise CaptureFailed(
-            f"the ONNX model that came out is not valid: {_innermost(cause)}; leave onnx out with --format"
+            f"the ONNX model that came out is not valid: {innermost(cause)}; leave onnx out with --format"
         ) from cause
     return proto.SerializeToString(deterministic=True)
 
@@ -65,12 +74,11 @@ def compare_onnx_weights(data: bytes, captured: Captured, weights: Mapping[str, 
         ParityFailed: one differs, or is not there.
     """
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(data).graph.initializer}
-    contents = {_content(array) for array in stored.values()}
+    contents = {content(array) for array in stored.values()}
     used = used_weights(captured)
     for name in used:
-        tensor = weights[name]
-        expected = (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor_bytes(tensor))
-        if name in stored and _content(stored[name]) != expected:
+        expected = tensor_content(weights[name])
+        if name in stored and content(stored[name]) != expected:
             raise ParityFailed(f"weight {name} in model.onnx is not the checkpoint's, bit for bit; the lowering changed it")
         if name not in stored and expected not in contents:
             raise ParityFailed(f"weight {name} is not in model.onnx, though forward uses it; the lowering dropped or changed it")
@@ -89,7 +97,7 @@ def used_weights(captured: Captured) -> list[str]:
     ]
 
 
-def _innermost(error: BaseException) -> str:
+def innermost(error: BaseException) -> str:
     """The first line of the error at the root of the chain; those around it tell how to report a bug to PyTorch."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -97,8 +105,14 @@ def _innermost(error: BaseException) -> str:
     return first[:400].rstrip(". ")
 
 
-def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+def content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    """Dtype, shape and bytes: arrays are the same if these are."""
     return (str(array.dtype), array.shape, array.tobytes())
+
+
+def tensor_content(tensor: torch.Tensor) -> tuple[str, tuple[int, ...], bytes]:
+    """As `content`, of a tensor: NumPy does not have all of its dtypes."""
+    return (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), tensor_bytes(tensor))
 
 
 def _fold_constants(model: onnx_ir.Model, weights: frozenset[str]) -> None:

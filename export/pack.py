@@ -11,7 +11,7 @@ from artifact.artifact import verified_files
 from artifact.engines import MODEL_FILES
 from artifact.errors import ArtifactError, NotAnArtifact
 from artifact.manifest import FileEntry, Manifest, read_manifest
-from export.config import to_yaml
+from export.config import Config, to_yaml
 from export.errors import WriteFailed
 from export.parity import Proof
 from foundation.environment import environment
@@ -33,9 +33,9 @@ class Packed:
     files: Mapping[str, bytes]
 
 
-def assemble(prepared: "Prepared", models: Mapping[str, bytes], proof: Proof) -> Packed:
-    """Puts the artifact together."""
-    stable = {MODEL_FILES[name]: data for name, data in models.items() if name not in UNSTABLE_FORMATS}
+def assemble(prepared: "Prepared", models: Mapping[str, bytes], rounded: Mapping[str, bytes], proof: Proof) -> Packed:
+    """Puts the artifact together: `models` by format, `rounded` (those in another precision) by the file's name."""
+    stable = {MODEL_FILES[name]: data for name, data in models.items() if name not in UNSTABLE_FORMATS} | dict(rounded)
     unstable = {MODEL_FILES[name]: data for name, data in models.items() if name in UNSTABLE_FORMATS}
     if prepared.labels is not None:
         stable[LABELS] = prepared.labels
@@ -46,7 +46,7 @@ def assemble(prepared: "Prepared", models: Mapping[str, bytes], proof: Proof) ->
     }
     made = Manifest(
         signature=prepared.signature,
-        config={key: value for key, value in prepared.config.declaration().items() if key in {"schema", "model"}},
+        config=_content_config(prepared.config),
         weights_sha256=prepared.loaded.sha256,
         files=_entries(stable),
         evidence=_entries(evidence),
@@ -106,6 +106,12 @@ def _holds(path: Path, made: Manifest) -> bool:
 
 def _entries(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
     return {name: FileEntry.of(data) for name, data in files.items()}
+
+
+def _content_config(config: Config) -> dict[str, Any]:
+    """What of the config makes the content id; float32, which artifacts had before there was a choice, is not written."""
+    stated = {key: value for key, value in config.declaration().items() if key in {"schema", "model"}}
+    return stated if config.precision == "float32" else {**stated, "precision": config.precision}
 
 
 def _config_of(prepared: "Prepared") -> Any:

@@ -23,6 +23,7 @@ from export.capture import Captured
 from export.cases import Case, golden_candidates, parity_cases
 from export.cost import Clock, ParityLimits, activation_bytes
 from export.errors import ParityFailed
+from export.precision import FACTOR, FLOOR_ROUNDOFFS, UNIT_ROUNDOFF, Measured, Rounded
 from export.reference import Reference, judged_by
 from foundation.environment import cores
 
@@ -39,6 +40,18 @@ FLOAT32_REFERENCE_FLOOR = 1e-5
 BATCHING_TOLERANCE = {"float64": 1e-9, "float32": 1e-5}
 MAX_GOLDEN_CASES = 8
 MAX_GOLDEN_BYTES = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What is to be proven: the model files' bytes, by format, and those in another precision, if one is declared.
+
+    `rounded` are files whose products and weights are of `precision`: they are judged by its budget, on the CPU.
+    """
+
+    models: Mapping[str, bytes]
+    precision: str = "float32"
+    rounded: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,7 @@ class _Trial:
     signature: Signature
     reference: Reference
     engines: Mapping[str, Engine]
+    in_precision: "_InPrecision | None" = None
     comparisons: list[Comparison] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
 
@@ -81,6 +95,8 @@ class _Trial:
             _require_dtypes(name, answer, self.signature)
         for name, answer in answers.items() if eager is None else {"eager": eager, **answers}.items():
             self._note(case, name, answer, expected, precision)
+        if self.in_precision is not None:
+            self.in_precision.compare(case, inputs, expected)
         return answers
 
     def _note(self, case: str, engine: str, actual: Arrays, reference: Arrays, precision: str) -> None:
@@ -90,8 +106,71 @@ class _Trial:
             self.comparisons.append(Comparison(case, engine, name, precision, float(apart), error))
 
 
-def prove(model: nn.Module, captured: Captured, models: Mapping[str, bytes], limits: ParityLimits, progress: Progress) -> Proof:
-    """Runs all cases on all formats (`models`: format -> bytes) through the artifact room's engines, and judges them.
+@dataclass(frozen=True, slots=True)
+class _InPrecision:
+    """The model, and the files made for it, in the declared precision: `engines` by the file's name.
+
+    A CPU without float16 arithmetic is slow at it: at most half of the time goes here, and the largest cases are left out.
+    """
+
+    model: Rounded
+    engines: Mapping[str, Engine]
+    clock: Clock
+    worst: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def compare(self, case: str, inputs: Arrays, expected: Arrays) -> None:
+        """Notes how far the model, and every file, lies from the expected answer in this precision."""
+        elements = sum(array.size for array in inputs.values())
+        if not self.clock.allows(self.model.precision, elements):
+            self.left_out.append(case)
+            return
+        started = time.perf_counter()
+        self._compare(case, inputs, expected)
+        self.clock.note(self.model.precision, elements, time.perf_counter() - started)
+
+    def _compare(self, case: str, inputs: Arrays, expected: Arrays) -> None:
+        self.model.measure(case, inputs, expected)
+        for file, engine in self.engines.items():
+            answer = _run(engine, inputs, case)
+            _require_dtypes(file, answer, self.model.signature)
+            for name, array in answer.items():
+                error = scaled_error(array, expected[name])
+                if (file, name) not in self.worst or error > self.worst[file, name].scaled:
+                    self.worst[file, name] = Measured(error, case)
+
+    def report(self) -> dict[str, Any]:
+        """What parity.json says of this precision.
+
+        Raises:
+            ParityFailed: the model does not stand it, or a file is beyond the budget.
+        """
+        budgets = self.model.budgets()
+        for (file, output), worst in self.worst.items():
+            if not worst.scaled <= budgets[output]:
+                raise ParityFailed(
+                    f"{file} is off by a scaled error of {worst.scaled:.2e} in output {output}, case {worst.case!r}; the model "
+                    f"itself allows {budgets[output]:.2e} in {self.model.precision}. Declare precision: float32, or leave onnx "
+                    "out with --format"
+                )
+        return {
+            "unit_roundoff": UNIT_ROUNDOFF[self.model.precision],
+            "budget": f"max({FACTOR:g} * measured, {FLOOR_ROUNDOFFS} * unit_roundoff), against the float64 reference",
+            "outputs": {
+                name: {"budget": budget, "measured": self.model.worst[name].scaled, "case": self.model.worst[name].case}
+                for name, budget in budgets.items()
+            },
+            "files": {file: {"outputs": {name: self._found(file, name) for name in budgets}} for file in self.engines},
+            "left_out": self.left_out,
+        }
+
+    def _found(self, file: str, output: str) -> dict[str, Any]:
+        worst = self.worst[file, output]
+        return {"scaled": worst.scaled, "case": worst.case}
+
+
+def prove(model: nn.Module, captured: Captured, lowered: Lowered, limits: ParityLimits, progress: Progress) -> Proof:
+    """Runs all cases on all formats through the artifact room's engines, and judges them.
 
     Raises:
         ParityFailed: an engine is outside its budget, answers differ between batched and unbatched rows, or the model itself
@@ -100,24 +179,37 @@ def prove(model: nn.Module, captured: Captured, models: Mapping[str, bytes], lim
     signature = captured.signature
     cases = sorted(parity_cases(signature), key=lambda case: case.elements(signature))
     reference = Reference(model, signature, cases[0].inputs(signature))
-    trial = _Trial(signature, reference, {name: _load(name, data, signature) for name, data in models.items()})
+    engines = {name: _load(name, data, signature) for name, data in lowered.models.items()}
+    trial = _Trial(signature, reference, engines, _in_precision(model, lowered, signature, limits))
     _compare_cases(trial, cases, captured, Clock(limits), progress)
     batching = _compare_batching(trial)
     kept = _golden_cases(trial)
     budgets = _judge(trial, captured.sample)
     determinism = {
-        name: _determinism(engine, models[name], cases[0].inputs(signature), signature) for name, engine in trial.engines.items()
+        name: _determinism(engine, lowered.models[name], cases[0].inputs(signature), signature)
+        for name, engine in engines.items()
     }
+    report = _report(trial, budgets, batching, determinism)
+    if trial.in_precision is not None:
+        report["precisions"] = {lowered.precision: trial.in_precision.report()}
     return Proof(
-        report=_report(trial, budgets, batching, determinism),
+        report=report,
         golden=golden.encode(kept),
         worst={name: _worst(trial.comparisons, name, budgets) for name in trial.engines},
     )
 
 
-def _load(name: str, data: bytes, signature: Signature, threads: int | None = None) -> Engine:
+def _in_precision(model: nn.Module, lowered: Lowered, signature: Signature, limits: ParityLimits) -> _InPrecision | None:
+    if lowered.precision == "float32":
+        return None
+    engines = {file: _load("onnx", data, signature, precision=lowered.precision) for file, data in lowered.rounded.items()}
+    half = ParityLimits(limits.time_s / 2, limits.memory_bytes)
+    return _InPrecision(Rounded(model, signature, lowered.precision), engines, Clock(half))
+
+
+def _load(name: str, data: bytes, signature: Signature, threads: int | None = None, precision: str = "float32") -> Engine:
     try:
-        return load_engine(name, data, signature, EngineOptions(threads))
+        return load_engine(name, data, signature, EngineOptions(threads, precision=precision))
     except ArtifactError as cause:
         raise ParityFailed(f"the lowered model does not load: {cause}") from cause
 

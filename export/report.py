@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -69,6 +69,8 @@ def print_result(console: Console, exported: "Exported") -> None:
         table.add_column(header, justify="left" if header in {"engine", "worst case"} else "right")
     for engine, (worst, budget) in exported.worst.items():
         table.add_row(engine, worst.case, f"{worst.max_abs:.1e}", f"{worst.scaled:.1e}", f"{budget:.1e}")
+    for precision, found in exported.precisions.items():
+        _add_precision(table, precision, found)
     console.print()
     console.print(table)
     for notice in exported.notices:
@@ -79,6 +81,13 @@ def print_result(console: Console, exported: "Exported") -> None:
             highlight=False,
             soft_wrap=True,
         )
+    for precision, found in exported.precisions.items():
+        if found["left_out"]:
+            console.print(
+                f"[yellow]note[/] {len(found['left_out'])} case(s) were left out in {precision} for cost: see parity.json",
+                highlight=False,
+                soft_wrap=True,
+            )
     sizes = ", ".join(f"{name} {_megabytes(size)}" for name, size in exported.sizes.items())
     verb = "wrote" if exported.created else "unchanged"
     console.print(f"\n{verb} [bold]{exported.path}[/] in {exported.seconds:.1f} s: {sizes}", highlight=False, soft_wrap=True)
@@ -88,6 +97,20 @@ def print_result(console: Console, exported: "Exported") -> None:
         console.print(f"next: python -m serving --repository {repository}", highlight=False, soft_wrap=True)
     else:
         console.print("next: our server runs model.onnx, which is not there: add --format onnx", highlight=False, soft_wrap=True)
+
+
+def _add_precision(table: Table, precision: str, found: Mapping[str, Any]) -> None:
+    """A row for the model itself in that precision, and one for each file: their outputs closest to the budget."""
+    budgets = {name: output["budget"] for name, output in found["outputs"].items()}
+    itself = {name: (output["measured"], output["case"]) for name, output in found["outputs"].items()}
+    rows = {f"the model in {precision}": itself} | {
+        file: {name: (output["scaled"], output["case"]) for name, output in entry["outputs"].items()}
+        for file, entry in found["files"].items()
+    }
+    for title, outputs in rows.items():
+        worst = max(outputs, key=lambda name: outputs[name][0] / budgets[name] if budgets[name] else outputs[name][0])
+        scaled, case = outputs[worst]
+        table.add_row(title, case, "", f"{scaled:.1e}", f"{budgets[worst]:.1e}")
 
 
 def print_plan(console: Console, prepared: "Prepared") -> None:
@@ -104,6 +127,7 @@ def print_plan(console: Console, prepared: "Prepared") -> None:
         "dims": "; ".join(f"{name} {dim}" for name, dim in prepared.signature.dims.items()) or "none",
         "outputs": "; ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in prepared.signature.outputs),
         "formats": ", ".join(prepared.formats),
+        "precision": prepared.config.precision,
         "would write": f"{prepared.request.repository}/{prepared.name}/{prepared.request.version or 'NEXT'}",
     }
     for name, text in lines.items():
@@ -132,6 +156,7 @@ def to_json(exported: "Exported") -> dict[str, Any]:
         "notices": list(exported.notices),
         "left_out": exported.left_out,
         "seconds": round(exported.seconds, 3),
+        "precisions": dict(exported.precisions),
     }
 
 

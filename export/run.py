@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,9 +23,11 @@ from export.config import Config, read_labels
 from export.cost import ParityLimits
 from export.errors import ConfigError, ParityFailed
 from export.find_config import find_config
+from export.float16 import FILE as FLOAT16_ONNX
+from export.float16 import compare_float16_weights, round_to_float16
 from export.onnx import compare_onnx_weights, lower_onnx
 from export.pack import Packed, assemble, store
-from export.parity import Comparison, Proof, prove
+from export.parity import Comparison, Lowered, Proof, prove
 from export.pt2 import compare_pt2_weights, lower_pt2
 from export.strict import Loaded, load_strictly
 from export.torchscript import compare_torchscript_weights, lower_torchscript
@@ -82,7 +84,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export made: `created` is False where the same content was there already. Seconds are the whole export's."""
+    """What an export made: `created` is False where the same content was there already. Seconds are the whole export's.
+
+    `precisions` is parity.json's: what was found in the declared precision, by its name; empty where that is float32.
+    """
 
     path: Path
     content_id: str
@@ -92,6 +97,7 @@ class Exported:
     notices: tuple[str, ...]
     left_out: int
     seconds: float
+    precisions: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +157,32 @@ def build(prepared: Prepared, progress: Progress) -> Built:
     for name in prepared.formats:
         with progress.step(f"lower to {name}"):
             models[name], compared[name] = _LOWERINGS[name](prepared, captured)
+    rounded, rounded_weights = _round(prepared, captured, models, progress)
     with progress.step("prove parity"):
-        proof = prove(prepared.model, captured, models, prepared.request.limits, progress.advance)
+        lowered = Lowered(models, prepared.config.precision, rounded)
+        proof = prove(prepared.model, captured, lowered, prepared.request.limits, progress.advance)
     for name, count in compared.items():
         proof.report["engines"][name]["weights_bit_equal"] = count
-    packed = assemble(prepared, models, proof)
+    for file, count in rounded_weights.items():
+        proof.report["precisions"]["float16"]["files"][file]["weights_rounded"] = count
+    packed = assemble(prepared, models, rounded, proof)
     with progress.step("replay"):
         _require_replay(packed, prepared.formats)
     return Built(packed, proof)
+
+
+def _round(
+    prepared: Prepared, captured: Captured, models: Mapping[str, bytes], progress: Progress
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The files that the declared precision needs beside the models', and how many weights of each were compared.
+
+    CUDA computes in float16 from a model.onnx that says so; the other formats, and TF32, take the float32 file as it is.
+    """
+    if prepared.config.precision != "float16" or "onnx" not in models:
+        return {}, {}
+    with progress.step("round onnx to float16"):
+        data = round_to_float16(models["onnx"], captured)
+        return {FLOAT16_ONNX: data}, {FLOAT16_ONNX: compare_float16_weights(data, captured, _weights(prepared))}
 
 
 def _require_replay(packed: Packed, formats: tuple[str, ...]) -> None:
@@ -185,15 +209,17 @@ def export(request: ExportRequest, progress: Progress) -> Exported:
     built = build(prepared, progress)
     with progress.step("write"):
         path, created = store(built.packed, request.repository / prepared.name, request.version)
+    model_files = {*MODEL_FILES.values(), FLOAT16_ONNX}
     return Exported(
         path=path,
         content_id=built.packed.manifest.content_id,
         created=created,
-        sizes={name: len(data) for name, data in built.packed.files.items() if name in MODEL_FILES.values()},
+        sizes={name: len(data) for name, data in built.packed.files.items() if name in model_files},
         worst=built.proof.worst,
         notices=(*prepared.checkpoint.notices, *prepared.loaded.notices),
         left_out=len(built.proof.report["left_out"]),
         seconds=time.perf_counter() - started,
+        precisions=built.proof.report.get("precisions", {}),
     )
 
 

@@ -4,17 +4,32 @@ He et al., "Deep residual learning for image recognition" (2015), with the strid
 than on the first 1x1, as torchvision has it. The keys are torchvision's (`resnet18`, `resnet34`, `resnet50`), so its weights load
 as they are.
 
+With `normalize`, the image is its pixels as they come, uint8 from 0 to 255, and what torchvision's transforms do before the
+network (`ToTensor` and `Normalize`) is the first thing inside it: a quarter of the bytes travel to the device.
+
 Shapes: B batch, C channels of the image, H and W its height and width (multiples of 32 halve five times without a remainder;
 others are rounded up), K classes, D channels of the last stage (512 or 2048).
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, PositiveInt
+import torch
+from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from model_defs.registry import register_model
+
+PIXEL_MAX = 255
+
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class NormalizeParams(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Mean and standard deviation of each channel, where black is 0 and white is 1."""
+
+    mean: Annotated[tuple[FiniteFloat, ...], Field(strict=False)]  # a YAML has lists, no tuples; the numbers stay strict
+    std: Annotated[tuple[Positive, ...], Field(strict=False)]
 
 
 class ResNetParams(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -22,6 +37,15 @@ class ResNetParams(BaseModel, frozen=True, extra="forbid", strict=True):
 
     num_classes: PositiveInt = 1000
     in_channels: PositiveInt = 3
+    normalize: NormalizeParams | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each_for_every_channel(self) -> Self:
+        for name in ("mean", "std"):
+            count = self.in_channels if self.normalize is None else len(getattr(self.normalize, name))
+            if count != self.in_channels:
+                raise ValueError(f"normalize.{name} has {count} values, expected in_channels ({self.in_channels}) of them")
+        return self
 
 
 class BasicBlock(nn.Module):
@@ -67,11 +91,37 @@ class Bottleneck(nn.Module):
         return relu(out + self.downsample(x))
 
 
+class Pixels(nn.Module):
+    """Pixels to numbers about 0 with a spread of about 1: `(pixel / 255 - mean) / std`. It has no keys."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, params: NormalizeParams) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (params.mean, params.std))
+        dtype = torch.get_default_dtype()
+        self.register_buffer("mean", (PIXEL_MAX * mean).to(dtype), persistent=False)  # (C, 1, 1)
+        self.register_buffer("scale", (1 / (PIXEL_MAX * std)).to(dtype), persistent=False)  # (C, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:  # (B, C, H, W) uint8
+        """The numbers, (B, C, H, W), in the weights' dtype.
+
+        Raises:
+            ValueError: the image is not uint8.
+        """
+        if image.dtype != torch.uint8:
+            dtype = str(image.dtype).removeprefix("torch.")
+            raise ValueError(f"image is {dtype}, expected uint8: with normalize, the network takes pixels from 0 to 255")
+        return (image.to(self.mean.dtype) - self.mean) * self.scale
+
+
 class ResNet(nn.Module):
     """A stem, four stages of `depths` blocks each, and a linear classifier over the mean of the last stage's positions."""
 
     def __init__(self, params: ResNetParams, block: type[BasicBlock | Bottleneck], depths: tuple[int, int, int, int]) -> None:
         super().__init__()
+        self.pixels = None if params.normalize is None else Pixels(params.normalize)
         self.conv1 = nn.Conv2d(params.in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -84,9 +134,10 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):  # He et al., "Delving deep into rectifiers" (2015)
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, image: Tensor) -> Tensor:  # (B, C, H, W)
+    def forward(self, image: Tensor) -> Tensor:  # (B, C, H, W), uint8 with normalize
         """The logits, (B, K)."""
-        x = relu(self.bn1(self.conv1(image)))  # (B, 64, H / 2, W / 2)
+        x = image if self.pixels is None else self.pixels(image)
+        x = relu(self.bn1(self.conv1(x)))  # (B, 64, H / 2, W / 2)
         x = self.layer1(self.maxpool(x))  # (B, D / 8, H / 4, W / 4)
         x = self.layer2(x)  # (B, D / 4, H / 8, W / 8)
         x = self.layer3(x)  # (B, D / 2, H / 16, W / 16)

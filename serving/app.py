@@ -5,11 +5,11 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
@@ -22,13 +22,17 @@ from serving import logs, messages, openapi
 from serving.body import Arrivals, gathered, require_declared
 from serving.error_answer import error_answer
 from serving.errors import ClientLeft, ModelNotReady
+from serving.execution import Execution
 from serving.inference import Inference
-from serving.metrics import Metrics
+from serving.metrics import Measured, Metrics
 from serving.model import ServedModel, load_model
+from serving.model_versions import LoadedVersion
+from serving.plan import Plan
 from serving.protocols import management, metadata
 from serving.protocols.asked import Limits
 from serving.protocols.statistics import statistics
-from serving.repository import WHOLE, Event, Readiness, Repository
+from serving.repository import WHOLE, Event, Readiness, Repository, Routing
+from serving.served import ServedVersion
 from serving.settings import ModelSettings, Settings
 from serving.tracked import ID, Tracked
 
@@ -39,38 +43,123 @@ _LET_GO_S = 0.1
 """After so long nobody holds a version any more that was told to have left."""
 
 
+class ListedVersion(LoadedVersion, Measured, Protocol):
+    """A version that other processes run, as far as it is listed and counted here."""
+
+    @property
+    def runs(self) -> str:
+        """Where its engines are, and how calls run there, for people."""
+        ...
+
+    @property
+    def execution(self) -> Execution:
+        """How its calls run in each process."""
+        ...
+
+
+class OtherProcesses(Routing, Protocol):
+    """Where requests are answered and engines run, if not in this process."""
+
+    async def load(self, name: str, version: int, directory: Path, settings: ModelSettings, /) -> ListedVersion:
+        """Loads a version and checks it, there. Raises StateserveError where a check failed."""
+        ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that they are seen from."""
+        ...
+
+    async def fresh(self) -> None:
+        """Asks for what was counted up to now; returns when it was told, or it takes too long."""
+        ...
+
+    def failed(self) -> Mapping[str, int]:
+        """Requests that failed there before their model was found, by reason. Any thread may ask."""
+        ...
+
+    def lacking(self) -> str | None:
+        """Why no request is answered at all."""
+        ...
+
+    def why_not(self, version: Any, /) -> str | None:
+        """Why a version that was loaded cannot answer now."""
+        ...
+
+
 @dataclass(slots=True)
 class Running:
     """What one server consists of. `draining`: it answers, but says that it is not ready, since it is about to end.
 
-    `why_not_ready` tells of what is served beside the repository, by name: .mar files.
+    `why_not_ready` tells of what is served beside the repository, by name: .mar files. `others` are the processes beside this
+    one, where there are any: then `repository` holds their versions.
     """
 
     settings: Settings
-    repository: Repository
+    repository: Repository[Any]
     metrics: Metrics
     inference: Inference
     new_id: Callable[[], str]
     draining: bool = False
     why_not_ready: Callable[[], Mapping[str, str]] = dict
+    others: OtherProcesses | None = None
 
     def readiness(self) -> Readiness:
         """The repository's, and that of what is served beside it; where there is a model store, it need not serve a model."""
         found = self.repository.readiness()
         needs_no_model = self.settings.model_store is not None and self.repository.was_tried
         own = {name: why for name, why in found.reasons.items() if not (needs_no_model and name == WHOLE)}
-        reasons = {**own, **self.why_not_ready()}
-        return Readiness(not reasons, reasons, found.warnings)
+        lost, warnings = self._lost()
+        reasons = {**lost, **own, **self.why_not_ready()}
+        return Readiness(not reasons, reasons, {**found.warnings, **warnings})
+
+    def runs(self, served: Any) -> str:
+        """Where a version's engine is, and how its calls run, for people."""
+        return str(served.execution) if self.others is None else served.runs
+
+    def devices(self, served: Any) -> Sequence[str]:
+        """What a version's engines run on."""
+        return (served.execution.device,) if self.others is None else served.devices
+
+    def why_not(self, served: Any) -> str | None:
+        """Why a version that was loaded cannot answer now."""
+        return None if self.others is None else self.others.why_not(served)
+
+    async def fresh(self) -> None:
+        """Returns when what other processes counted is known here."""
+        if self.others is not None:
+            await self.others.fresh()
+
+    def page(self) -> bytes:
+        """The metrics in Prometheus' own text, for any thread but the event loop's."""
+        if self.others is not None:
+            asyncio.run_coroutine_threadsafe(self.others.fresh(), self.others.loop).result()
+        return self.metrics.text(None)[0]
+
+    def _lost(self) -> tuple[dict[str, str], dict[str, str]]:
+        """What has no process to answer it: reasons not to be ready, and warnings, as `Readiness` has them."""
+        reasons, warnings = {}, {}
+        if self.others is not None and (lacking := self.others.lacking()) is not None:
+            reasons[WHOLE] = lacking
+        for name in self.repository.names():
+            served = self.repository.find(name) if self.repository.has_default(name) else None
+            why = None if served is None else self.why_not(served)
+            if served is not None and why is not None:
+                (reasons if served.settings.required else warnings)[name] = why
+        return reasons, warnings
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application for one repository, whose models are loaded when it starts. `app.state.running` holds its parts."""
-    running = _running(settings)
+def create_app(settings: Settings, others: OtherProcesses | None = None) -> FastAPI:
+    """The application for one repository, whose models are loaded when it starts. `app.state.running` holds its parts.
+
+    With `others`, versions run there, and this process answers all but predictions.
+    """
+    running = _running(settings, others)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with running.repository:
             yield
+        running.inference.close()
 
     app = FastAPI(
         title="Stateserve",
@@ -103,7 +192,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _running(settings: Settings) -> Running:
+def _running(settings: Settings, others: OtherProcesses | None) -> Running:
     limits = Limits(
         max_body_bytes=settings.max_body_bytes, max_tensors=settings.max_tensors, max_json_depth=settings.max_json_depth
     )
@@ -112,10 +201,7 @@ def _running(settings: Settings) -> Running:
 
     async def load(name: str, version: int, directory: Path, model_settings: ModelSettings) -> ServedModel:
         served = await load_model((name, version), directory, model_settings, limits, arrivals.__len__)
-        log.info("%s version %s: %s", name, version, served.execution, extra={"model": name, "version": version})
-        if (plan := served.execution.plan).told:
-            level = logging.WARNING if plan.warns else logging.INFO
-            log.log(level, "%s version %s: %s", name, version, plan.told, extra={"model": name, "version": version})
+        _log_how(name, version, str(served.execution), served.execution.plan)
         return served
 
     def told(event: Event) -> None:
@@ -128,10 +214,41 @@ def _running(settings: Settings) -> Running:
             loop = asyncio.get_running_loop()
             loop.call_later(_LET_GO_S, loop.run_in_executor, None, give_back_freed_memory)
 
+    new_id = logs.request_ids()
+    if others is not None:
+        there = others
+
+        async def load_there(name: str, version: int, directory: Path, model_settings: ModelSettings) -> ListedVersion:
+            served = await there.load(name, version, directory, model_settings)
+            _log_how(name, version, served.runs, served.execution.plan)
+            return served
+
+        repository = Repository(settings, load_there, told, others)
+        metrics = Metrics(repository.served, repository.states, others.failed)
+        inference = Inference(_AboutToBeServed(repository), metrics, arrivals, settings)
+        return Running(settings, repository, metrics, inference, new_id, others=others)
     repository = Repository(settings, load, told)
     metrics = Metrics(repository.served, repository.states)
-    inference = Inference(repository, metrics, arrivals, settings)
-    return Running(settings, repository, metrics, inference, logs.request_ids())
+    return Running(settings, repository, metrics, Inference(repository, metrics, arrivals, settings), new_id)
+
+
+class _AboutToBeServed:
+    """What a process without engines finds for a prediction: why there is no such version, or that it is served elsewhere."""
+
+    def __init__(self, repository: Repository[Any]) -> None:
+        self._repository = repository
+
+    def find(self, name: str, version: str | None = None) -> ServedVersion:
+        """Never returns. Raises ModelNotFound, or ModelNotReady."""
+        self._repository.find(name, version)
+        raise ModelNotReady(f"{name} is about to be served; ask again")
+
+
+def _log_how(name: str, version: int, runs: str, plan: Plan) -> None:
+    facts = {"model": name, "version": version}
+    log.info("%s version %s: %s", name, version, runs, extra=facts)
+    if plan.told:
+        log.log(logging.WARNING if plan.warns else logging.INFO, "%s version %s: %s", name, version, plan.told, extra=facts)
 
 
 def _log_event(event: Event) -> None:
@@ -160,7 +277,7 @@ async def docs() -> HTMLResponse:
 
 async def ping(request: Request) -> JSONResponse:
     """TorchServe's health: 200 Healthy, or 500 Unhealthy."""
-    healthy = _of(request).repository.readiness().ready
+    healthy = _of(request).readiness().ready
     return JSONResponse({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
 
 
@@ -198,28 +315,33 @@ async def model_metadata(request: Request) -> dict[str, Any]:
     properties = metadata.model_properties(served.artifact.manifest, repository.labels(served.name))
     engine = served.artifact.engine.name
     return metadata.model_metadata(
-        served.name, versions, served.signature, engine, {**properties, "execution": str(served.execution)}
+        served.name, versions, served.signature, engine, {**properties, "execution": _of(request).runs(served)}
     )
 
 
 async def model_ready(request: Request) -> JSONResponse:
     """200 if the version passed its checks and is served; 503, with the reason, if it did not."""
-    model, version = _asked_for(request)
+    running, (model, version) = _of(request), _asked_for(request)
     try:
-        _of(request).repository.find(model, version)
+        why_not = running.why_not(running.repository.find(model, version))
     except ModelNotReady as error:
-        return JSONResponse({"name": model, "ready": False, "error": str(error)}, 503)
+        why_not = str(error)
+    if why_not is not None:
+        return JSONResponse({"name": model, "ready": False, "error": why_not}, 503)
     return JSONResponse({"name": model, "ready": True})
 
 
 async def model_config(request: Request) -> dict[str, Any]:
     """How a version joins requests and runs, as Triton's ModelConfig."""
-    served = _of(request).repository.find(*_asked_for(request))
-    settings, execution = served.settings, served.execution
+    running = _of(request)
+    served = running.repository.find(*_asked_for(request))
+    settings, execution, devices = served.settings, served.execution, running.devices(served)
+    instances = execution.instances if running.others is None else served.instances
     batching = metadata.Batching(
         max_rows=served.most_rows,
         max_queue_rows=served.max_queue_rows,
-        instances=execution.instances,
+        instances=instances,
+        devices=devices,
         preferred_rows=settings.preferred_batch_sizes,
         max_delay_ms=settings.max_delay_ms,
         priority_levels=settings.priority_levels,
@@ -230,11 +352,13 @@ async def model_config(request: Request) -> dict[str, Any]:
     engine = served.artifact.engine.name
     facts = {
         "content_id": served.artifact.manifest.content_id,
-        "execution": str(execution),
+        "execution": running.runs(served),
         "signature": metadata.signature_text(served.signature),
         "engine": engine,
+        "device": ", ".join(devices),
+        "precision": metadata.precision(served.artifact.manifest, settings.precision, devices),
         "threads": str(execution.threads),
-        "instances": str(execution.instances),
+        "instances": str(instances),
         "max_rows": str(execution.max_rows),
         **({"tuned": execution.plan.told} if execution.plan.told else {}),
     }
@@ -245,16 +369,19 @@ async def model_statistics(request: Request) -> dict[str, Any]:
     """What was asked and how long it took, as Triton counts it: of one version, or of all of a model."""
     repository, (model, version) = _of(request).repository, _asked_for(request)
     found = repository.find(model, version)  # says what there is, if there is no such model
+    await _of(request).fresh()
     return statistics(repository.served(model) if version is None else [found])
 
 
 async def all_statistics(request: Request) -> dict[str, Any]:
     """What was asked of every model, and how long it took, as Triton counts it."""
+    await _of(request).fresh()
     return statistics(_of(request).repository.served())
 
 
 async def metrics(request: Request) -> Response:
     """Counters, gauges and histograms, as Prometheus or OpenMetrics text."""
+    await _of(request).fresh()
     text, content_type = await asyncio.to_thread(_of(request).metrics.text, request.headers.get("accept"))
     return Response(text, headers={"content-type": content_type})
 

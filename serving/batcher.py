@@ -10,11 +10,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from artifact.errors import OutOfMemory
 from serving.errors import ClientLeft, DeadlinePassed, QueueFull
 from serving.instance import Instance
 from serving.joined import JoinedEngine, Outcome
@@ -70,7 +71,11 @@ class OnLoop:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Job:
-    """A request's rows on their way. `future` gives the outputs; the engine was at work from `started_at` to `ended_at`."""
+    """A request's rows on their way. `future` gives the outputs; the engine was at work from `started_at` to `ended_at`.
+
+    `on_call` is called with 1 when the engine is given rows, with -1 when that call has ended and its outcome was noted: more
+    than once where a job is divided. `sent` is where the rows are, if that is another process.
+    """
 
     inputs: Arrays
     rows: int
@@ -83,6 +88,8 @@ class Job:
     waiting: bool = False
     timeout_s: float = 0.0
     parts: "tuple[Job, ...]" = ()
+    on_call: Callable[[int], None] | None = None
+    sent: Any = None
 
 
 class Batcher:
@@ -94,8 +101,13 @@ class Batcher:
         limits: BatchLimits,
         metrics: Executed,
         clock: Callable[[], float] = time.perf_counter,
+        cut: Callable[[int], int] | None = None,
     ) -> None:
-        """`runs` says where calls run: on the loop, or on instances."""
+        """`runs` says where calls run: on the loop, or on instances.
+
+        `cut` is told, where a call had no memory, how many rows a call may have from now on, and gives how many it really may:
+        not fewer than the model takes.
+        """
         self._loop = asyncio.get_running_loop()
         self._here = runs if isinstance(runs, OnLoop) else None
         self._instances = () if isinstance(runs, OnLoop) else tuple(runs)
@@ -103,6 +115,7 @@ class Batcher:
         self._limits = limits
         self._metrics = metrics
         self._clock = clock
+        self._cut = cut
         self._levels: tuple[deque[Job], ...] = tuple(deque() for _ in range(limits.priority_levels))
         self._dispatching = False
         self._turns = 0
@@ -125,21 +138,26 @@ class Batcher:
         others are about to come.
 
         Raises:
-            InvalidInput, EngineFailed: as the job's future would.
+            InvalidInput, EngineFailed, OutOfMemory: as the job's future would.
         """
         here, limits = self._here, self._limits
         if here is None or not self._last_was_alone or self.queued_rows or rows > limits.max_rows or limits.max_delay_s:
             return None
         began = self._clock()
-        outputs = here.engine.run_one(inputs, rows)
+        try:
+            outputs = here.engine.run_one(inputs, rows)
+        except OutOfMemory:
+            self._join_fewer(rows)
+            raise
         ended = self._clock()
         self._executed(rows, ended - began)
         return outputs, began, ended
 
     def put(self, job: Job) -> None:
-        """Queues a job. Its future fails with the error that is its own: InvalidInput, EngineFailed, DeadlinePassed, ClientLeft.
+        """Queues a job, whose future gives its outputs or the error that is its own.
 
-        A job that still waits after its `timeout_s` fails then; one that runs by then is answered.
+        Those are InvalidInput, EngineFailed, OutOfMemory, DeadlinePassed and ClientLeft. A job that still waits after its
+        `timeout_s` fails then; one that runs by then is answered.
 
         Raises:
             QueueFull: more rows wait than may.
@@ -166,7 +184,7 @@ class Batcher:
         """Lets the engines go. Nothing waits and nothing runs any more: the served version has seen to that."""
         for instance in self._instances:
             instance.close()
-        self._here = None  # it leads back to the served version, whose engine could not go at once
+        self._here = self._cut = None  # they lead back to the served version, whose engine could not go at once
 
     def _expire_later(self, job: Job) -> None:
         error = DeadlinePassed("the deadline passed while the request waited")
@@ -189,6 +207,7 @@ class Batcher:
                 self._loop.create_future(),
                 job.level,
                 job.queued_at,
+                on_call=job.on_call,
             )
             for start in range(0, job.rows, most)
         )
@@ -213,19 +232,22 @@ class Batcher:
         """Drops what waits of a job, and fails it; a job that runs whole is not touched."""
         if not job.waiting and not job.parts:
             return
-        for one in (job, *job.parts):
-            if one.waiting:
-                one.waiting = False
-                self.queued_rows -= one.rows
-                one.inputs = {}
-                self._given_up += 1
+        self._drop(job)
         if self._given_up >= _MANY_GIVEN_UP:  # else they would stay below a level that is always full
             self._given_up = 0
             self._levels = tuple(deque(one for one in level if one.waiting) for level in self._levels)
-        for part in job.parts:
-            part.future.cancel()
         if not job.future.done():
             job.future.set_exception(error)
+
+    def _drop(self, job: Job) -> None:
+        if job.waiting:
+            job.waiting = False
+            self.queued_rows -= job.rows
+            job.inputs = {}
+            self._given_up += 1
+        for part in job.parts:
+            self._drop(part)
+            part.future.cancel()
 
     def _full(self, rows: int) -> QueueFull:
         limit = self._limits.max_queue_rows
@@ -299,12 +321,14 @@ class Batcher:
         self._begin(batch, began)
         self._last_was_alone = len(batch) == 1
         outcomes = here.engine.run([job.inputs for job in batch], [job.rows for job in batch])
+        self._note_memory(batch, outcomes)
         self._finish(batch, outcomes, self._clock() - began)
 
     def _start(self, instance: Instance, batch: list[Job]) -> None:
         self._begin(batch, self._clock())
 
         def done(outcomes: list[Outcome], seconds: float) -> None:
+            self._note_memory(batch, outcomes)
             self._idle.append(instance)
             self._dispatch()  # first: the engine works while the answers are written
             self._finish(batch, outcomes, seconds)
@@ -314,9 +338,40 @@ class Batcher:
     def _begin(self, batch: list[Job], now: float) -> None:
         for job in batch:
             job.started_at = now
+            if job.on_call is not None:
+                job.on_call(1)
             if job.waiting:
                 job.waiting = False
                 self.queued_rows -= job.rows
+
+    def _note_memory(self, batch: list[Job], outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, OutOfMemory):
+                self._join_fewer(sum(job.rows for job in batch))
+                return
+
+    def _join_fewer(self, rows: int) -> None:
+        """Halves the rows of a call, after one for `rows` had no memory; what waits and is larger is divided."""
+        limits = self._limits
+        if self._cut is None or rows > limits.max_rows:  # the latter began before the last halving
+            return
+        most = self._cut(max(1, limits.max_rows // 2))
+        if most >= limits.max_rows:
+            return
+        preferred = tuple(size for size in limits.preferred if size <= most)
+        self._limits = replace(limits, max_rows=most, full_rows=preferred[0] if preferred else most, preferred=preferred)
+        self._given_up = 0
+        self._levels = tuple(deque(one for job in level if job.waiting for one in self._fitting(job)) for level in self._levels)
+
+    def _fitting(self, job: Job) -> Sequence[Job]:
+        """A job that waits; its parts, where it is larger than a call may be by now."""
+        if job.rows <= self._limits.max_rows:
+            return (job,)
+        job.waiting = False
+        self._divide(job)
+        for part in job.parts:
+            part.waiting = True
+        return job.parts
 
     def _finish(self, batch: list[Job], outcomes: list[Outcome], seconds: float) -> None:
         rows = 0
@@ -324,11 +379,13 @@ class Batcher:
             rows += job.rows
             job.ended_at = job.started_at + seconds
             if job.future.done():  # its client left meanwhile
-                continue
-            if isinstance(outcome, Exception):
+                pass
+            elif isinstance(outcome, Exception):
                 job.future.set_exception(outcome)
             else:
                 job.future.set_result(outcome)
+            if job.on_call is not None:
+                job.on_call(-1)
         self._executed(rows, seconds)
 
     def _executed(self, rows: int, seconds: float) -> None:

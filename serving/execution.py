@@ -1,6 +1,7 @@
 """Where a version's calls run, with how many threads and rows: decided when it is loaded, by what its calls take here."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import artifact
 from artifact import Artifact, golden, read_manifest
 from artifact.errors import DamagedArtifact, EngineFailed, EngineUnavailable, GoldenMismatch
-from serving.plan import Plan, make_plan, plan_untuned
+from serving.plan import Plan, devices, make_plan, plan_untuned
 from serving.settings import ModelSettings
 from serving.warm_up import LOOP_CALL_S, WarmUp, warm_up
 
@@ -22,7 +23,8 @@ class Execution:
     """How a version's calls run, and the measurement that says so.
 
     `max_rows` are joined: no more than was tuned, and on the loop than a short call takes. `untuned_rows` would be joined
-    without bench.json: what clients are promised (how many rows may wait) follows them.
+    without bench.json: what clients are promised (how many rows may wait) follows them. `instances` are calls at a time in this
+    process; the plan's are those of the whole server, on each device.
     """
 
     on_loop: bool
@@ -32,9 +34,12 @@ class Execution:
     untuned_rows: int
     warm_up: WarmUp
     plan: Plan
+    device: str = "cpu"
+    precision: str = "float32"
 
     def __str__(self) -> str:
         where = "on the event loop" if self.on_loop else f"in {self.instances} thread(s) of its own"
+        where += "" if self.device == "cpu" else f", on {self.device} in {self.precision}"
         sizes = ", ".join(f"{rows} row(s) {seconds * 1e3:.3g} ms" for rows, seconds in self.warm_up.seconds.items())
         return f"calls run {where}, {self.threads} engine thread(s) each, at most {self.max_rows} rows joined; measured: {sizes}"
 
@@ -55,29 +60,53 @@ class _Replaced(Exception):
     """What was loaded is not what the plan is for."""
 
 
-def prepare(directory: Path, settings: ModelSettings) -> Prepared:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    directory: Path
+    settings: ModelSettings
+    device: str
+    calls: int | None
+
+    def is_short(self, on_loop_rows: int | None, plan: Plan) -> bool:
+        """Whether calls belong on the event loop, where so many rows take little time.
+
+        Where HTTP is spoken on that loop, or may be, small calls there are better than large ones elsewhere. An engine process
+        has nothing else to do: there all that may be joined has to be short.
+        """
+        if on_loop_rows is None:
+            return False
+        is_beside_http = self.device == "cpu" and self.settings.execution == "auto"
+        return is_beside_http or on_loop_rows >= plan.joined_rows
+
+
+def prepare(directory: Path, settings: ModelSettings, device: str | None = None, calls: int | None = None) -> Prepared:
     """Checks every hash, makes the engine, replays the golden cases, and measures. Blocking.
+
+    `device` is `cpu` or `cuda:NUMBER`; without it, the first that the settings allow. `calls` is how many may run at a time in
+    this process; without it, as many as are planned.
 
     Raises:
         StateserveError: a check failed.
     """
     for _ in range(_TRIES):
         with contextlib.suppress(_Replaced):
-            return _planned(directory, settings)
+            return _planned(directory, settings, device, calls)
     raise DamagedArtifact(f"{directory} was replaced by another artifact {_TRIES} times while it was being loaded")
 
 
-def _planned(directory: Path, settings: ModelSettings) -> Prepared:
+def _planned(directory: Path, settings: ModelSettings, device: str | None, calls: int | None) -> Prepared:
     manifest = read_manifest(directory)
-    plan = make_plan(directory, manifest, settings)
+    device = device or devices(settings, manifest)[0]
+    plan = make_plan(directory, manifest, settings, device)
+    asked = _Asked(directory, settings, device, calls)
     try:
         with _own_threads_of_pytorch():
-            loaded, execution = _prepared(directory, settings, plan)
+            loaded, execution = _prepared(asked, plan)
     except (EngineFailed, EngineUnavailable, GoldenMismatch) as cause:
         if not plan.follows:
             raise
         instead = plan_untuned(manifest, settings, f"with it, {cause}")
-        loaded, execution = _prepared(directory, settings, instead)
+        loaded, execution = _prepared(asked, instead)
     return Prepared(loaded, execution, plan)
 
 
@@ -94,29 +123,33 @@ def _own_threads_of_pytorch() -> Iterator[None]:
         raise
 
 
-def _prepared(directory: Path, settings: ModelSettings, plan: Plan) -> tuple[Artifact, Execution]:
-    threads, most = plan.threads, plan.max_rows
-    loaded = _proven(directory, plan, threads, plan.instances)
+def _prepared(asked: _Asked, plan: Plan) -> tuple[Artifact, Execution]:
+    settings, threads, most = asked.settings, plan.threads, plan.max_rows
+    calls = asked.calls or plan.instances
+    loaded = _proven(asked, plan, threads, calls)
 
     def in_threads(measured: WarmUp) -> Execution:
         return Execution(
             on_loop=False,
             threads=threads,
-            instances=plan.instances,
+            instances=calls,
             max_rows=plan.joined_rows,
             untuned_rows=most,
             warm_up=measured,
             plan=plan,
+            device=asked.device,
+            precision=loaded.precision,
         )
 
+    is_on_gpu = asked.device != "cpu"  # there every size is made ready before the first request
     if settings.execution == "thread":
-        return loaded, in_threads(warm_up(loaded, most, 0.0))
-    measured = warm_up(loaded, most, LOOP_CALL_S)
+        return loaded, in_threads(warm_up(loaded, most, math.inf if is_on_gpu else 0.0))
+    measured = warm_up(loaded, most, math.inf if is_on_gpu else LOOP_CALL_S)
     on_loop_rows = measured.longest_within(LOOP_CALL_S)
-    if on_loop_rows is None and settings.execution == "auto":
+    if settings.execution != "loop" and not asked.is_short(on_loop_rows, plan):
         return loaded, in_threads(measured)
-    if threads > 1 and settings.threads is None:  # so small a call gains nothing by a second thread
-        threads, loaded = 1, _proven(directory, plan, 1, 1)
+    if threads > 1 and settings.threads is None and not is_on_gpu:  # so small a call gains nothing by a second thread
+        threads, loaded = 1, _proven(asked, plan, 1, 1)
         measured = warm_up(loaded, most, LOOP_CALL_S)
         on_loop_rows = measured.longest_within(LOOP_CALL_S)
     rows = on_loop_rows or min(measured.seconds)
@@ -130,11 +163,22 @@ def _prepared(directory: Path, settings: ModelSettings, plan: Plan) -> tuple[Art
         untuned_rows=rows,
         warm_up=measured,
         plan=plan,
+        device=asked.device,
+        precision=loaded.precision,
     )
 
 
-def _proven(directory: Path, plan: Plan, threads: int, calls: int) -> Artifact:
-    loaded = artifact.load(directory, engine=plan.engine, threads=threads, calls=calls)
+def _proven(asked: _Asked, plan: Plan, threads: int, calls: int) -> Artifact:
+    settings = asked.settings
+    loaded = artifact.load(
+        asked.directory,
+        engine=plan.engine,
+        threads=threads,
+        calls=calls,
+        device=asked.device,
+        precision=settings.precision,
+        memory_bytes=settings.device_memory_bytes,
+    )
     if loaded.manifest.content_id != plan.content_id:
         raise _Replaced
     golden.require(loaded.replay())

@@ -2,33 +2,59 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
-from serving.batcher import Batcher, Job
+from serving.batcher import Job
 from serving.body import Arrivals
 from serving.error_answer import error_answer, reason
 from serving.messages import Answer, Leaving, Request
-from serving.metrics import PROTOCOLS, Metrics
-from serving.model import ServedModel  # noqa: TC001 - as every import of ours: at the top
-from serving.protocols.asked import Arrays, Asked, Codec
+from serving.metrics import PROTOCOLS
+from serving.protocols.asked import Arrays
 from serving.protocols.compression import compress, decompress
-from serving.repository import Repository
+from serving.served import Queue, ServedVersion
 from serving.settings import Settings
 
 SMALL_BYTES = 128 << 10
-"""What is to be parsed or written, up to here, is so on the event loop (JSON: about 0.5 ms), and beyond in a thread."""
+"""What is to be parsed or written, up to here, is so on the event loop (JSON: about 0.5 ms), and beyond in one thread beside it.
+
+One: parsing keeps the GIL, and several threads would do no more together, but fight for it, with the event loop too.
+"""
 _MANY_ROUTES = 1024
 _LONGEST_KEPT_PATH = 512
 
-Protocol = Literal["oip", "predictions"]
+
+class NotHere(Exception):
+    """Another process answers: this one does not know the version. No client sees it."""
+
+
+class Versions(Protocol):
+    """Where requests find their version: the repository, or a front end's routes."""
+
+    def find(self, name: str, version: str | None = None) -> ServedVersion:
+        """The version that answers, by number or label; None is the default one.
+
+        Raises:
+            ModelNotFound, ModelNotReady: there is none, and why.
+            NotHere: another process knows why.
+        """
+        ...
+
+
+class Failures(Protocol):
+    """Who counts requests that failed before their model was found."""
+
+    def request_failed(self, reason: str) -> None:
+        """One more, for one of `REASONS`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a prediction request goes. `version` is a number or a label; None is the default version."""
 
-    protocol: Protocol
+    protocol: Literal["oip", "predictions"]
     model: str
     version: str | None
     kind: int = field(init=False)
@@ -56,14 +82,15 @@ def route(path: str) -> Route | None:
 
 
 class Inference:
-    """Answers prediction requests from a repository. Lives on the event loop.
+    """Answers prediction requests. Lives on the event loop, with one thread for what is large, which `close` ends.
 
     `arrivals` are the bodies that the faces read; `active` counts requests that began and are not answered.
     """
 
-    def __init__(self, repository: Repository, metrics: Metrics, arrivals: Arrivals, settings: Settings) -> None:
-        self._repository = repository
-        self._metrics = metrics
+    def __init__(self, versions: Versions, failures: Failures, arrivals: Arrivals, settings: Settings) -> None:
+        self._versions = versions
+        self._failures = failures
+        self._thread = ThreadPoolExecutor(1, "bodies")
         self._compress_min_bytes = settings.compress_min_bytes
         self._max_body_bytes = settings.max_body_bytes
         self.arrivals = arrivals
@@ -82,28 +109,34 @@ class Inference:
                 self._routes[path] = found
             return found
 
+    def close(self) -> None:
+        """Ends the thread. Nothing is asked any more."""
+        self._thread.shutdown(wait=False)
+
     def refuse(self, error: Exception, method: str, path: str, request_id: str) -> Answer:
         """The answer to a request that no model was asked about."""
-        self._metrics.request_failed(reason(error))
+        self._failures.request_failed(reason(error))
         return error_answer(error, method, path, request_id)
 
     async def answer(self, asked_for: Route, request: Request, request_id: str, leaving: Leaving) -> Answer:
-        """The answer, an error's too; raises nothing but CancelledError.
+        """The answer, an error's too; raises nothing but CancelledError, and NotHere where the versions do.
 
         One coroutine from the routing to the answer: each further one would cost every request about half a microsecond.
         """
-        served: ServedModel | None = None
+        served: ServedVersion | None = None
         began = time.perf_counter()
         try:
-            served = self._repository.find(asked_for.model, asked_for.version)
+            served = self._versions.find(asked_for.model, asked_for.version)
             served.in_flight += 1
             try:
                 codec, batcher = served.codecs[asked_for.protocol], served.batcher
                 encoding = request.headers.get("content-encoding")
-                if encoding is None and (len(request.body) <= SMALL_BYTES or codec.parsed_bytes(request) <= SMALL_BYTES):
+                if encoding is not None:
+                    request.body = await asyncio.to_thread(decompress, request.body, encoding, self._max_body_bytes)
+                if len(request.body) <= SMALL_BYTES or codec.parsed_bytes(request) <= SMALL_BYTES:
                     asked = codec.decode(request)
                 else:
-                    asked = await asyncio.to_thread(self._decode, codec, request, encoding)
+                    asked = await asyncio.get_running_loop().run_in_executor(self._thread, codec.decode, request)
                 decoded = time.perf_counter()
                 done = batcher.run_alone(asked.inputs, asked.rows) if self.active == 1 and not asked.priority else None
                 if done is None:
@@ -114,25 +147,22 @@ class Inference:
                 if _is_small(outputs):
                     answer = codec.encode(asked, outputs)
                 else:
-                    answer = await asyncio.to_thread(codec.encode, asked, outputs)
+                    answer = await asyncio.get_running_loop().run_in_executor(self._thread, codec.encode, asked, outputs)
                 if len(answer.body) >= self._compress_min_bytes:
                     await self._compress(answer, request.headers.get("accept-encoding"))
                 served.metrics.answered((asked_for.kind, asked.rows, began, decoded, begun, ended, time.perf_counter()))
             finally:
                 served.leave()
+        except NotHere:
+            raise
         except Exception as error:  # noqa: BLE001 - every error has its answer
             if served is None:
-                self._metrics.request_failed(reason(error))
+                self._failures.request_failed(reason(error))
             else:
                 served.metrics.failed(reason(error), time.perf_counter() - began)
             return error_answer(error, request.method, request.path, request_id)
         answer.headers.append(("x-request-id", request_id))
         return answer
-
-    def _decode(self, codec: Codec, request: Request, encoding: str | None) -> Asked:
-        if encoding is not None:
-            request.body = decompress(request.body, encoding, self._max_body_bytes)
-        return codec.decode(request)
 
     async def _compress(self, answer: Answer, accept_encoding: str | None) -> None:
         if accept_encoding is None:
@@ -150,12 +180,12 @@ def _is_small(outputs: Arrays) -> bool:
     return True
 
 
-def _outcome(batcher: Batcher, job: Job) -> asyncio.Future[Arrays]:
+def _outcome(batcher: Queue, job: Job) -> asyncio.Future[Arrays]:
     batcher.put(job)
     return job.future
 
 
-async def _unless_left(batcher: Batcher, job: Job, leaving: Leaving) -> Arrays:
+async def _unless_left(batcher: Queue, job: Job, leaving: Leaving) -> Arrays:
     """The job's outputs; its rows that still wait are dropped when the client leaves, or this is cancelled."""
 
     async def watch() -> None:

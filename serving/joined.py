@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from artifact.engines import Engine
-from artifact.errors import EngineFailed, InvalidInput
+from artifact.engines import Engine, host_memory
+from artifact.errors import EngineFailed, InvalidInput, OutOfMemory
 from artifact.signature import Signature
 from serving.protocols.asked import Arrays
 
@@ -13,6 +13,49 @@ Outcome = Arrays | Exception
 
 _KEPT_BYTES = 128 << 20
 """Shapes that differ in more than rows have buffers of their own; together they are kept up to here."""
+
+
+class Padding:
+    """How many rows a call for so many is given: a preferred size where one is near above, and always one that was proven.
+
+    Several engines share it, and may ask in threads while it is cut.
+    """
+
+    def __init__(self, signature: Signature, preferred: Sequence[int], most: int) -> None:
+        """`most` are the rows of one call; `preferred` sizes ascend."""
+        self._dim = None if signature.batch_dim is None else signature.dims[signature.batch_dim]
+        self._preferred = preferred
+        self._padded: dict[int, int] = {}
+        self._fill(most)
+
+    def __call__(self, rows: int) -> int:
+        """As many rows as are asked for, or a few more."""
+        return self._padded.get(rows, rows)
+
+    def cut(self, most: int) -> int:
+        """From now on no call is given more rows, or as few as the model takes: how many that are.
+
+        What was to be larger already, stays so.
+        """
+        if self._dim is None:
+            return 1
+        sizes = [size for size in range(self._dim.min, self._dim.max + 1) if self._dim.allows(size)]
+        most = max((size for size in sizes if size <= most), default=sizes[0])
+        self._fill(most)
+        return most
+
+    def _fill(self, most: int) -> None:
+        dim = self._dim
+        if dim is None:
+            return
+        preferred = [size for size in self._preferred if size <= most and dim.allows(size)]
+        padded = {rows: size for rows, size in self._padded.items() if rows > most}
+        if preferred or dim.min > 1 or dim.multiple > 1:
+            allowed = [size for size in range(dim.min, most + 1) if dim.allows(size)]
+            for rows in range(1, most + 1):
+                size = next((size for size in preferred if size >= rows), None)
+                padded[rows] = size or next((size for size in allowed if size >= rows), most)
+        self._padded = padded
 
 
 class JoinedEngine:
@@ -26,6 +69,7 @@ class JoinedEngine:
         self._engine = engine
         self._signature = signature
         self._padded = padded
+        self._empty = host_memory(engine)
         self._has_rows = signature.batch_dim is not None
         self._buffers: dict[tuple[str, tuple[int, ...]], np.ndarray] = {}
 
@@ -33,12 +77,15 @@ class JoinedEngine:
         """Each request's outputs, or the error that is its own: one bad request never fails its neighbours.
 
         The requests' shapes differ in rows only. Values are checked on the joined rows; where one lies outside, each request is
-        looked at and the others run. Where the engine fails, each request runs alone.
+        looked at and the others run. Where the engine fails, each request runs alone; where it has no memory, none does: the
+        next calls are to be smaller.
         """
         try:
             return self._together(requests, rows)
         except InvalidInput as error:
             return [error] if len(requests) == 1 else self._without_the_invalid(requests, rows)
+        except OutOfMemory as error:
+            return [error, *(OutOfMemory(str(error)) for _ in requests[1:])]
         except Exception as error:  # noqa: BLE001 - whatever an engine raises belongs to the request, not to the queue's task
             return [error] if len(requests) == 1 else [self.run([r], [n])[0] for r, n in zip(requests, rows, strict=True)]
 
@@ -47,7 +94,7 @@ class JoinedEngine:
 
         Raises:
             InvalidInput: a value is not in its declared range.
-            EngineFailed: the engine failed, or gave an output of other length.
+            EngineFailed: the engine failed, or gave an output of other length; OutOfMemory: the device has not enough for it.
         """
         if self._has_rows and self._padded(rows) != rows:
             (outcome,) = self.run([inputs], [rows])
@@ -98,7 +145,7 @@ class JoinedEngine:
         key = (name, last.shape[1:])
         buffer = self._buffers.get(key)
         if buffer is None or len(buffer) < given:
-            buffer = np.empty((given, *last.shape[1:]), last.dtype)
+            buffer = self._empty((given, *last.shape[1:]), last.dtype)
             if sum(kept.nbytes for kept in self._buffers.values()) + buffer.nbytes > _KEPT_BYTES:
                 self._buffers.clear()
             self._buffers[key] = buffer

@@ -14,7 +14,7 @@ import secrets
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -31,18 +31,22 @@ _WITH_OWN_HANDLERS = ("_granian", "granian.access", "uvicorn", "uvicorn.error", 
 _MAX_WAITING_BYTES = 4 << 20
 _FLUSH_TIMEOUT_S = 2.0
 _MAX_REQUEST_ID_CHARACTERS = 128
+PROCESS = "process_name"
+"""The record's attribute that holds the name of one of several processes."""
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """A record's own attributes: whatever else it has was given by `extra`."""
 
 
-def configure(log_format: str, *, access_log: bool) -> "LogLines":
+def configure(log_format: str, *, access_log: bool, process: str | None = None) -> "LogLines":
     """Sends every logger's lines to stderr, as `json` or `text`; `access` writes only with `access_log`.
 
     Warnings, and what ends a thread or the process, are lines of the log too. What waits is written when the process exits.
+    `process` is which one of several this is, as every line then says: "front end 1".
     """
     # Where a process is started without stderr, its number may be that of any other file.
     lines = LogLines(os.open(os.devnull, os.O_WRONLY) if sys.__stderr__ is None else sys.__stderr__.fileno())
     lines.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    lines.process = process
     logging.basicConfig(level=logging.INFO, handlers=[lines], force=True)
     logging.captureWarnings(capture=True)
     for name in _WITH_OWN_HANDLERS:
@@ -55,6 +59,13 @@ def configure(log_format: str, *, access_log: bool) -> "LogLines":
     sys.excepthook = _process_ended
     atexit.register(lines.flush)
     return lines
+
+
+def call_process(name: str) -> None:
+    """From now on, every line says which of several processes this is."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogLines):
+            handler.process = name
 
 
 def access(request_id: str, method: str, path: str, status: int, duration_s: float, **more: Any) -> None:
@@ -85,11 +96,13 @@ class LogLines(logging.Handler):
     """Lines for a file descriptor, written by a thread of its own: who logs never waits, not even where nobody reads.
 
     More than 4 MiB never wait to be written: lines beyond are dropped, counted in `dropped_lines`, and their number is told when
-    there is room again.
+    there is room again. `process` is the name of one of several that write to the same file; a pipe takes up to 4096 bytes at
+    once, and more may be torn by what another one writes, so that they then write no more than that, in whole lines.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
+        self.process: str | None = None
         self.dropped_lines = 0
         self._told_lines = 0
         self._given_bytes = 0  # changed under the handler's lock only
@@ -99,6 +112,8 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Formats the line, at once so that nothing of the record is held, and hands it to the thread."""
+        if self.process is not None:
+            record.__dict__.setdefault(PROCESS, self.process)
         try:
             line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
         except Exception as error:  # noqa: BLE001 - a record that cannot be formatted must not end who logs it
@@ -139,13 +154,25 @@ class LogLines(logging.Handler):
         while True:
             first = self._waiting.get()
             items = [first, *(self._waiting.get_nowait() for _ in range(self._waiting.qsize()))]  # nobody else takes
-            data = b"".join(item for item in items if isinstance(item, bytes))
+            lines = [item for item in items if isinstance(item, bytes)]
             with contextlib.suppress(OSError):  # whoever read it has gone: there is nobody to tell
-                _write(descriptor, data)
-            self._taken_bytes += len(data)
+                for data in [b"".join(lines)] if self.process is None else _pieces(lines):
+                    _write(descriptor, data)
+            self._taken_bytes += sum(map(len, lines))
             for item in items:
                 if isinstance(item, threading.Event):
                     item.set()
+
+
+def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
+    """The lines, as many together as a pipe takes at once; one that is longer alone."""
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) > select.PIPE_BUF:
+            yield piece
+            piece = b""
+        piece += line
+    yield piece
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -196,6 +223,8 @@ def _fields(formatter: logging.Formatter, record: logging.LogRecord) -> dict[str
     if record.stack_info:
         own["stack"] = record.stack_info
     extra = {name: value for name, value in record.__dict__.items() if name not in _PLAIN}
+    if (process := extra.pop(PROCESS, None)) is not None:
+        own["process"] = process
     return {**own, **{f"{name}_" if name in own else name: value for name, value in extra.items()}}
 
 

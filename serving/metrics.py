@@ -182,6 +182,14 @@ class VersionMetrics:
         self._within += [ascending.searchsorted(_BOUNDS_S, side="right") for ascending in seconds]
 
 
+class Counts(Protocol):
+    """What is counted of a version: here, or by other processes."""
+
+    def totals(self) -> Totals:
+        """Everything up to now; any thread may ask."""
+        ...
+
+
 class Measured(Protocol):
     """A served version, as far as metrics go."""
 
@@ -196,7 +204,7 @@ class Measured(Protocol):
         ...
 
     @property
-    def metrics(self) -> VersionMetrics:
+    def metrics(self) -> Counts:
         """What it counts."""
         ...
 
@@ -216,14 +224,19 @@ class Metrics(Collector):
 
     `models` gives the versions that are served: the series of one that is gone are gone with it. `states` gives, for each version
     that should be served, its model's name, its number, and whether it is ready. Both are called in the thread that asks for the
-    page, so they give what does not change while one walks through it, such as a tuple.
+    page, so they give what does not change while one walks through it, such as a tuple. `failed_elsewhere` gives, by reason, the
+    requests that failed in other processes before their model was found.
     """
 
     def __init__(
-        self, models: Callable[[], Iterable[Measured]], states: Callable[[], Iterable[tuple[str, int, bool]]] = tuple
+        self,
+        models: Callable[[], Iterable[Measured]],
+        states: Callable[[], Iterable[tuple[str, int, bool]]] = tuple,
+        failed_elsewhere: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._models = models
         self._states = states
+        self._failed_elsewhere = failed_elsewhere
         self._failed = dict.fromkeys(REASONS, 0)
         self._loads: Counter[str] = Counter()
         self._failed_loads: Counter[str] = Counter()
@@ -264,37 +277,40 @@ class Metrics(Collector):
         """Every family, for the registry."""
         models = {(model.name, str(model.version)): model for model in self._models()}  # no series may be there twice
         totals = {labels: model.metrics.totals() for labels, model in models.items()}
-        yield from _request_counts(totals, self._failed.copy())
+        elsewhere = self._failed_elsewhere()
+        modelless = {reason: count + elsewhere.get(reason, 0) for reason, count in self._failed.copy().items()}
+        yield from _request_counts(totals, modelless)
         yield from _request_times(totals)
         yield from _engine_calls(totals)
         in_flight = ((labels, model.in_flight) for labels, model in models.items())
         queued_rows = ((labels, model.queued_rows) for labels, model in models.items())
-        yield _gauge("stateserve_requests_in_flight", "Requests between their routing and their answer.", _LABELS, in_flight)
-        yield _gauge("stateserve_queued_rows", "Rows that wait for the engine.", _LABELS, queued_rows)
+        yield gauge("stateserve_requests_in_flight", "Requests between their routing and their answer.", _LABELS, in_flight)
+        yield gauge("stateserve_queued_rows", "Rows that wait for the engine.", _LABELS, queued_rows)
         states = {(model, str(version)): ready for model, version, ready in self._states()}.items()
-        yield _gauge("stateserve_ready", "1 where the version is served, 0 where it failed its checks.", _LABELS, states)
+        yield gauge("stateserve_ready", "1 where the version is served, 0 where it failed its checks.", _LABELS, states)
         for name, text, counts in (
             ("stateserve_loads", "Versions that passed their checks and were served.", self._loads),
             ("stateserve_loads_failed", "Versions that failed their checks.", self._failed_loads),
             ("stateserve_swaps", "Versions that took over from another version of their model.", self._swaps),
         ):
-            yield _counter(name, text, ("model",), (((model,), count) for model, count in counts.copy().items()))
-        yield _gauge("stateserve_build_info", "1, and which version of Stateserve this is.", ("version",), [((self._build,), 1)])
+            yield counter(name, text, ("model",), (((model,), count) for model, count in counts.copy().items()))
+        yield gauge("stateserve_build_info", "1, and which version of Stateserve this is.", ("version",), [((self._build,), 1)])
 
 
-_Series = Iterable[tuple[Sequence[str], float]]  # the values of the labels, and the value
+Series = Iterable[tuple[Sequence[str], float]]
+"""The values of the labels, and the value."""
 _ByVersion = Mapping[tuple[str, str], Totals]  # the values of `_LABELS`, and what that version did
 
 
 def _request_counts(totals: _ByVersion, modelless: Mapping[str, int]) -> Iterator[Metric]:
     """Requests answered and failed; `modelless` are those that failed before their model was found."""
     answered = (((*labels, protocol), count) for labels, one in totals.items() for protocol, count in one.answered.items())
-    yield _counter("stateserve_requests_answered", "Requests answered with 200.", (*_LABELS, "protocol"), answered)
+    yield counter("stateserve_requests_answered", "Requests answered with 200.", (*_LABELS, "protocol"), answered)
     reasons = {("", ""): modelless, **{labels: one.failed for labels, one in totals.items()}}
     failed = (((*labels, reason), count) for labels, counts in reasons.items() for reason, count in counts.items())
-    yield _counter("stateserve_requests_failed", "Requests not answered with 200.", (*_LABELS, "reason"), failed)
+    yield counter("stateserve_requests_failed", "Requests not answered with 200.", (*_LABELS, "reason"), failed)
     rows = ((labels, one.rows) for labels, one in totals.items())
-    yield _counter("stateserve_rows", "Rows of the requests that were answered with 200.", _LABELS, rows)
+    yield counter("stateserve_rows", "Rows of the requests that were answered with 200.", _LABELS, rows)
 
 
 def _request_times(totals: _ByVersion) -> Iterator[Metric]:
@@ -320,19 +336,21 @@ def _engine_calls(totals: _ByVersion) -> Iterator[Metric]:
         within = [sum(calls.count for rows, calls in one.calls.items() if rows <= bound) for bound in BATCH_ROWS]
         rows = sum(rows * calls.count for rows, calls in one.calls.items())
         sizes.add_metric(labels, _buckets(BATCH_ROWS, within, counts[labels]), rows)
-    yield _counter("stateserve_executions", "Calls of the engine.", _LABELS, counts.items())
-    yield _counter("stateserve_execution_seconds", "Seconds that the engine's calls took.", _LABELS, seconds.items(), "seconds")
+    yield counter("stateserve_executions", "Calls of the engine.", _LABELS, counts.items())
+    yield counter("stateserve_execution_seconds", "Seconds that the engine's calls took.", _LABELS, seconds.items(), "seconds")
     yield sizes
 
 
-def _counter(name: str, text: str, labels: Sequence[str], series: _Series, unit: str = "") -> Metric:
+def counter(name: str, text: str, labels: Sequence[str], series: Series, unit: str = "") -> Metric:
+    """A family of counters; `name` without `_total`."""
     family = CounterMetricFamily(name, text, labels=labels, unit=unit)
     for values, value in series:
         family.add_metric(values, value)
     return family
 
 
-def _gauge(name: str, text: str, labels: Sequence[str], series: _Series) -> Metric:
+def gauge(name: str, text: str, labels: Sequence[str], series: Series) -> Metric:
+    """A family of gauges."""
     family = GaugeMetricFamily(name, text, labels=labels)
     for values, value in series:
         family.add_metric(values, value)

@@ -8,11 +8,11 @@ import heapq
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from serving.errors import BadRequest, ModelNotFound, ModelNotReady
 from serving.folders import Stamp, VersionFolder
-from serving.model import ServedModel
+from serving.plan import Plan
 from serving.settings import ModelSettings
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
@@ -22,8 +22,39 @@ DEFAULT = "default"
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
+class LoadedVersion(Protocol):
+    """A version that passed its checks, wherever it runs, as far as the repository goes."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """The version's number."""
+        ...
+
+    @property
+    def settings(self) -> ModelSettings:
+        """What held for the model when it was loaded."""
+        ...
+
+    @property
+    def planned(self) -> Plan:
+        """What settings and bench.json said when it was loaded."""
+        ...
+
+    async def retire(self) -> None:
+        """Waits until every request that entered is answered, then lets the engines go. No request enters any more."""
+        ...
+
+
+Version = TypeVar("Version", bound=LoadedVersion)
+
+
 @dataclass(slots=True, eq=False)
-class ModelVersions:
+class ModelVersions(Generic[Version]):
     """One model.
 
     `folders` are the versions seen on disk last, `earlier` their stamps at the look before that, `tried` the stamps of those that
@@ -36,11 +67,11 @@ class ModelVersions:
     labels: dict[str, int]
     folders: dict[int, VersionFolder] = field(default_factory=dict)
     earlier: dict[int, Stamp] = field(default_factory=dict)
-    served: dict[int, ServedModel] = field(default_factory=dict)
+    served: dict[int, Version] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     tried: dict[int, Stamp] = field(default_factory=dict)
     loading: set[int] = field(default_factory=set)
-    retiring: list[ServedModel] = field(default_factory=list)
+    retiring: list[Version] = field(default_factory=list)
     pinned: frozenset[int] = frozenset()
     trouble: str | None = None
     unloaded: bool = False
@@ -82,16 +113,16 @@ class ModelVersions:
         stand_ins = max(len(chosen - served), 0 if kept else 1)
         return kept | set(heapq.nlargest(stand_ins, served - kept))
 
-    def default(self) -> ServedModel | None:
+    def default(self) -> Version | None:
         """Which version answers where none is named: the label `default`, else the newest of the policy's, else the newest."""
         if DEFAULT in self.labels:
             return self.served.get(self.labels[DEFAULT])
         newest = max(self._by_policy() & self.served.keys() or self.served, default=None)
         return None if newest is None else self.served[newest]
 
-    def routes(self) -> dict[str | None, ServedModel]:
+    def routes(self) -> dict[str | None, Version]:
         """Every name by which a request may ask for a version, None among them, to the version that answers."""
-        routes: dict[str | None, ServedModel] = {str(version): served for version, served in self.served.items()}
+        routes: dict[str | None, Version] = {str(version): served for version, served in self.served.items()}
         routes |= {label: self.served[version] for label, version in self.labels.items() if version in self.served}
         default = self.default()
         return routes if default is None else {**routes, None: default}

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from artifact import tuned
-from artifact.engines import MODEL_FILES
+from artifact.engines import MODEL_FILES, cuda_devices
+from artifact.errors import EngineUnavailable
 from artifact.manifest import BENCH, Manifest
 from artifact.signature import Signature
 from artifact.tuned import Arm, Choice, Ignored, Tuning
@@ -41,12 +42,46 @@ class Plan:
         return self.content_id, self.engine, self.threads, self.instances, self.max_rows, self.joined_rows, self.follows
 
 
-def make_plan(directory: Path, manifest: Manifest, settings: ModelSettings) -> Plan:
-    """The plan for a version on this machine; a bench.json that cannot be followed changes nothing."""
+def devices(settings: ModelSettings, manifest: Manifest) -> tuple[str, ...]:
+    """What a version runs on here: `cpu`, or one or several of `cuda:0`, `cuda:1` and so on.
+
+    Raises:
+        EngineUnavailable: a GPU is set, and no engine of the artifact can run on it here.
+    """
+    if settings.device == "cpu":
+        return ("cpu",)
+    formats = tuple(manifest.formats) if settings.engine == "auto" else (settings.engine,)
+    usable = tuple(sorted({device for name in formats for device in cuda_devices(name)}, key=_number))
+    if settings.device == "auto":
+        return usable or ("cpu",)
+    if settings.device == "cuda" and usable:
+        return usable
+    asked = tuple(dict.fromkeys(settings.device.split(",")))
+    if missing := [device for device in asked if device not in usable]:
+        raise EngineUnavailable(
+            f"device={settings.device}, but {' and '.join(formats)} cannot run on {', '.join(missing)} here; the GPUs that can "
+            f"be used are: {', '.join(usable) or 'none'}"
+        )
+    return asked
+
+
+def _number(device: str) -> int:
+    return int(device.rpartition(":")[2])
+
+
+def make_plan(directory: Path, manifest: Manifest, settings: ModelSettings, device: str | None = None) -> Plan:
+    """The plan for a version on this machine; a bench.json that cannot be followed changes nothing.
+
+    Without a `device` it is for the first that the settings allow.
+
+    Raises:
+        EngineUnavailable: see `devices`.
+    """
+    device = device or devices(settings, manifest)[0]
     if _all_is_set(manifest.signature, settings):
         there = os.path.lexists(directory / BENCH)
         return plan_untuned(manifest, settings, "all that it could say is set" if there else "", warns=False)
-    found = tuned.follow(directory, manifest)
+    found = tuned.follow(directory, manifest, device)
     if found is None:
         return plan_untuned(manifest, settings)
     if isinstance(found, Ignored):

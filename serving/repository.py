@@ -10,13 +10,12 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Protocol, Self
 
 from foundation.errors import StateserveError
 from serving.errors import LoadFailed, ModelNotFound, ModelNotReady, NoRepository
 from serving.folders import VersionFolder, is_whole, model_names, plan_now, version_folders
-from serving.model import ServedModel
-from serving.model_versions import ModelVersions
+from serving.model_versions import ModelVersions, Version
 from serving.settings import ModelSettings, Settings
 
 WHOLE = "*"
@@ -24,8 +23,30 @@ WHOLE = "*"
 _SELECTING = {"version_policy", "labels", "required"}
 """Settings that say which versions are served: a change of them alone does not make a served version load again."""
 
-Load = Callable[[str, int, Path, ModelSettings], Awaitable[ServedModel]]
+Load = Callable[[str, int, Path, ModelSettings], Awaitable[Version]]
 """Loads a version and checks it: name, version, directory, settings. What it raises is why the version is not served."""
+
+
+class Routing(Protocol):
+    """Who else has the routes: processes that find versions for themselves."""
+
+    def route(self, model: str, routes: Mapping[str | None, Any], /) -> None:
+        """The whole table of one model is this from now on: version's number, label or None (the default), to the version."""
+        ...
+
+    async def settled(self) -> None:
+        """Returns when all that was routed is known wherever requests come in."""
+        ...
+
+
+class _NobodyElse:
+    """The routes are used here alone."""
+
+    def route(self, _model: str, _routes: Mapping[str | None, Any], /) -> None:
+        """Nobody is told."""
+
+    async def settled(self) -> None:
+        """It always is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +76,24 @@ class Readiness:
     warnings: Mapping[str, str]
 
 
-class Repository:
+class Repository(Generic[Version]):
     """The models of one root. Nothing is read before `start`, and `close` retires everything; `async with` does both."""
 
-    def __init__(self, settings: Settings, load: Load, on_event: Callable[[Event], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Load[Version],
+        on_event: Callable[[Event], None] = lambda _: None,
+        routing: Routing | None = None,
+    ) -> None:
         self.root = settings.repository
         self._settings = settings
         self._load_version = load
         self._tell = on_event
-        self._models: dict[str, ModelVersions] = {}
-        self._routes: dict[str, dict[str | None, ServedModel]] = {}
-        self._served: tuple[ServedModel, ...] = ()
+        self._routing = routing or _NobodyElse()
+        self._models: dict[str, ModelVersions[Version]] = {}
+        self._routes: dict[str, dict[str | None, Version]] = {}
+        self._served: tuple[Version, ...] = ()
         self._states: tuple[tuple[str, int, bool], ...] = ()
         self._updates: set[asyncio.Task[Any]] = set()
         self._retirements: set[asyncio.Task[None]] = set()
@@ -116,7 +144,7 @@ class Repository:
         while self._retirements:
             await asyncio.wait(self._retirements)
 
-    def find(self, name: str, version: str | None = None) -> ServedModel:
+    def find(self, name: str, version: str | None = None) -> Version:
         """The served version that a request asks for: by number, by label, or the default one. For every request: two look-ups.
 
         Raises:
@@ -145,7 +173,7 @@ class Repository:
         """Whether at least one version of the model is served."""
         return name in self._routes
 
-    def served(self, name: str | None = None) -> list[ServedModel]:
+    def served(self, name: str | None = None) -> list[Version]:
         """The served versions of one model (none where it is unknown), or of all, by name and version. Any thread may ask."""
         return [served for served in self._served if name in {None, served.name}]
 
@@ -213,6 +241,7 @@ class Repository:
         if name not in names:
             raise ModelNotFound(f"no model is called {name!r}; on disk: {', '.join(names) or 'none'}")
         await self._shielded(self._load(self._model(name), version, settings or self._settings.model(name)))
+        await self.settled()
 
     async def unload(self, name: str) -> None:
         """Retires every version of a model, in the background; polling does not bring it back, `load` does.
@@ -224,6 +253,11 @@ class Repository:
         if model is None or not model.there:
             raise self._unknown(name)
         await self._shielded(self._unload(model))
+        await self.settled()
+
+    async def settled(self) -> None:
+        """Returns when what is served now is so for every request to come, whichever process it comes to."""
+        await self._routing.settled()
 
     def set_label(self, name: str, label: str, version: int) -> None:
         """Lets a label stand for a served version, from the next request on; until the server ends, or it is set again.
@@ -283,7 +317,7 @@ class Repository:
             except Exception as error:  # noqa: BLE001 - whatever one pass meets, the next one is due
                 self._tell(Event("unreadable", WHOLE, error=error))
 
-    async def _load(self, model: ModelVersions, version: int | None, settings: ModelSettings) -> None:
+    async def _load(self, model: ModelVersions[Version], version: int | None, settings: ModelSettings) -> None:
         async with model.lock:
             await self._look(model)
             if model.trouble:
@@ -309,12 +343,12 @@ class Repository:
         if self._closing:
             raise ModelNotReady("the server is shutting down")
 
-    async def _unload(self, model: ModelVersions) -> None:
+    async def _unload(self, model: ModelVersions[Version]) -> None:
         async with model.lock:
             model.unloaded, model.counts = True, False
             self._retire_all(model)
 
-    async def _refresh(self, model: ModelVersions) -> None:
+    async def _refresh(self, model: ModelVersions[Version]) -> None:
         """What start and polling do for one model."""
         async with model.lock:
             await self._look(model)
@@ -324,14 +358,14 @@ class Repository:
             await self._update(model, retry=False)
             self._settle(model)
 
-    async def _forget(self, model: ModelVersions) -> None:
+    async def _forget(self, model: ModelVersions[Version]) -> None:
         async with model.lock:
             await self._look(model)
             if not model.folders and not model.trouble:
                 model.counts = False
                 self._retire_all(model)
 
-    async def _look(self, model: ModelVersions) -> None:
+    async def _look(self, model: ModelVersions[Version]) -> None:
         """Takes note of what is in a model's folder; where it cannot be read, of that, and what was known stays."""
         try:
             model.see(await asyncio.to_thread(version_folders, self.root / model.name))
@@ -340,7 +374,7 @@ class Repository:
                 self._tell(Event("unreadable", model.name, error=error))
             model.trouble = f"its folder cannot be read: {error.strerror}"
 
-    async def _update(self, model: ModelVersions, *, retry: bool) -> dict[int, str]:
+    async def _update(self, model: ModelVersions[Version], *, retry: bool) -> dict[int, str]:
         """Loads what is chosen, newest first. Returns the versions that failed now, with the reason of each."""
         failures: dict[int, str] = {}
         model.loading = model.chosen()
@@ -355,7 +389,7 @@ class Repository:
                 model.loading.discard(version)
         return failures
 
-    async def _wants_loading(self, model: ModelVersions, version: int, folder: VersionFolder, *, retry: bool) -> bool:
+    async def _wants_loading(self, model: ModelVersions[Version], version: int, folder: VersionFolder, *, retry: bool) -> bool:
         """Whether a chosen version is to be loaded (again). `retry`: also one that failed, or that may still be being copied."""
         served, failed = model.served.get(version), version in model.failed
         unchanged = model.tried.get(version) == folder.stamp
@@ -371,7 +405,7 @@ class Repository:
                 return False
         return retry or model.is_settled(version) or await asyncio.to_thread(is_whole, folder)
 
-    async def _try(self, model: ModelVersions, version: int, folder: VersionFolder) -> None:
+    async def _try(self, model: ModelVersions[Version], version: int, folder: VersionFolder) -> None:
         """Loads a version and lets it take over; raises LoadFailed where it does not."""
         began = time.perf_counter()
         model.tried[version] = folder.stamp
@@ -392,7 +426,7 @@ class Repository:
         replaces = default is not None and model.default() is not default
         self._tell(Event("served", model.name, version, time.perf_counter() - began, replaces))
 
-    def _settle(self, model: ModelVersions) -> None:
+    def _settle(self, model: ModelVersions[Version]) -> None:
         """Retires what is no longer kept: the moment in which a version takes over."""
         leaving = [model.served.pop(version) for version in model.served.keys() - model.kept()]
         model.forget_unchosen()
@@ -400,9 +434,10 @@ class Repository:
         for served in leaving:
             self._retire(model, served)
 
-    def _publish(self, model: ModelVersions) -> None:
+    def _publish(self, model: ModelVersions[Version]) -> None:
         """Lets every reader see what is served now."""
         routes = model.routes()
+        changed = routes != self._routes.get(model.name, {})
         if routes:
             self._routes[model.name] = routes
         else:
@@ -416,15 +451,17 @@ class Repository:
             for one in models
             for version in sorted(one.served.keys() | one.failed.keys())
         )
+        if changed:
+            self._routing.route(model.name, routes)
 
-    def _retire_all(self, model: ModelVersions) -> None:
+    def _retire_all(self, model: ModelVersions[Version]) -> None:
         leaving, model.served = list(model.served.values()), {}
         model.failed, model.tried, model.loading = {}, {}, set()
         self._publish(model)
         for served in leaving:
             self._retire(model, served)
 
-    def _retire(self, model: ModelVersions, served: ServedModel) -> None:
+    def _retire(self, model: ModelVersions[Version], served: Version) -> None:
         """Lets a version that no route leads to any more answer what it has begun, and leave; `close` waits for it."""
 
         async def retire() -> None:
@@ -448,7 +485,7 @@ class Repository:
         task.add_done_callback(self._updates.discard)
         await asyncio.shield(task)
 
-    def _model(self, name: str) -> ModelVersions:
+    def _model(self, name: str) -> ModelVersions[Version]:
         if name not in self._models:
             settings = self._settings.model(name)
             self._models[name] = ModelVersions(name, settings, dict(settings.labels))

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvloop
 
+from serving import logs
 from serving.app import Running, create_app
 from serving.listeners import (
     Listener,
@@ -22,7 +23,10 @@ from serving.listeners import (
     resolved,
     until_listening,
 )
-from serving.rsgi import RsgiFace
+from serving.processes.control import Control
+from serving.processes.figures import CONTROL, ProcessFigures
+from serving.processes.spread import Spread, machine, spread
+from serving.rsgi import RsgiFace, to_asgi
 from serving.settings import Settings
 from serving.torchserve.assembly import TorchServe
 from serving.torchserve.face import TorchServeFace
@@ -42,31 +46,51 @@ def serve(settings: Settings, started: Callable[[], None] | None = None) -> None
     delay, or at a second signal, is cut off, and the process ends with code 1. `started` is called when every address is listened
     on and the models of the model store are registered.
 
+    It is one process, or several: see `serving.processes.spread`. Then this one controls the others, and does what is no
+    prediction; all of them end with it.
+
     Raises:
-        SettingsError: a host has no address, or the keys of https cannot be used.
+        SettingsError: a host has no address, the keys of https cannot be used, or several processes are asked for and impossible.
         PortTaken: another process listens there.
         NoRepository: the model repository is not a directory.
         SnapshotInvalid: a snapshot cannot be restored.
+        NoFrontEnd: there are several processes, and one of them cannot be started.
     """
     settings = settings.model_copy(update={"host": resolved(settings.host)})
+    found = spread(settings, machine())
     listeners = listeners_of(settings)
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             require_free(listener.address)
             stack.enter_context(claimed(listener.address))
         runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
-        if not runner.run(_serve(settings, listeners, started)):
+        if not runner.run(_serve(settings, listeners, found, started)):
             log.error("requests were cut off at a second signal, or %g s after the first", settings.drain_timeout_s)
             logging.shutdown()
             os._exit(1)  # an engine's call cannot be interrupted, and its thread would keep the process
 
 
-async def _serve(settings: Settings, listeners: Sequence[Listener], started: Callable[[], None] | None) -> bool:
+async def _serve(settings: Settings, listeners: Sequence[Listener], found: Spread, started: Callable[[], None] | None) -> bool:
     """Whether every request in flight was answered before the end."""
-    with keys_of(settings, listeners) as keys:
-        house = _House(settings, listeners, keys)
-        await house.listen()
-    signals = _Signals()
+    with contextlib.ExitStack() as while_serving, contextlib.ExitStack() as while_starting:
+        needing_keys = while_serving if found.frontends else while_starting  # front ends that are started later read them, too
+        keys = needing_keys.enter_context(keys_of(settings, listeners))
+        house, signals = _House(settings, listeners, keys, found), _Signals()
+        listening = asyncio.ensure_future(house.listen())
+        try:
+            await _first(listening, signals.second)
+            if not listening.done():
+                house.abandon()
+                return False
+            await listening  # raises why nothing listens
+        except BaseException:
+            house.abandon()
+            raise
+        while_starting.close()
+        return await _until_ended(house, signals, settings, started)
+
+
+async def _until_ended(house: "_House", signals: "_Signals", settings: Settings, started: Callable[[], None] | None) -> bool:
     loop = asyncio.get_running_loop()
     loading = loop.create_task(house.load())
     telling = loop.create_task(_tell_started(house.torchserve, started))
@@ -88,33 +112,52 @@ async def _serve(settings: Settings, listeners: Sequence[Listener], started: Cal
     if closing.done():
         await closing  # raises what ended it, if that was no signal
     else:
-        house.torchserve.abandon()
+        house.abandon()
     return closing.done()
 
 
 class _House:
-    """The application, TorchServe's side of it, and what listens for both; `serving` is done when nothing listens any more."""
+    """The application, TorchServe's side of it, and what listens for both; `serving` is done when nothing listens any more.
 
-    def __init__(self, settings: Settings, listeners: Sequence[Listener], keys: KeyFiles | None) -> None:
-        app = create_app(settings)
+    Where front ends listen for predictions, they are `control`'s, and so are the models.
+    """
+
+    def __init__(self, settings: Settings, listeners: Sequence[Listener], keys: KeyFiles | None, found: Spread) -> None:
+        log.info("%s", found)
+        front_ends = next(n for n, listener in enumerate(listeners) if "inference" in listener.connectors)
+        self._control = Control(_for_front_ends(settings, keys, found), found, front_ends) if found.frontends else None
+        app = create_app(settings, self._control)
         self.running: Running = app.state.running
+        self.running.metrics.add(_figures(self._control))
+        if self._control is not None:
+            logs.call_process(CONTROL)
         self.torchserve = TorchServe(settings, self.running)
-        native = RsgiFace(self.running.inference, app, settings, self.running.new_id)
-        self._listeners = listeners
+        native = RsgiFace(self.running.inference, to_asgi(app), settings, self.running.new_id)
         self._answer_timeout_s = settings.answer_timeout_s
         self._faces = [_face(listener, self.torchserve, native, settings) for listener in listeners]
-        pairs = zip(self._faces, listeners, strict=True)
-        self._servers = [granian_server(face, listener, settings, keys) for face, listener in pairs]
-        self.serving = asyncio.gather(*(server.serve() for server in self._servers))
+        self._handed_on = self._faces[front_ends]
+        own = [n for n in range(len(listeners)) if n != front_ends or self._control is None]
+        self._all_listeners, self._listeners = listeners, [listeners[n] for n in own]
+        self._servers = [granian_server(self._faces[n], listeners[n], settings, keys) for n in own]
+        serving = [server.serve() for server in self._servers]
+        self.serving = asyncio.gather(*serving, *([] if self._control is None else [self._control.serving]))
 
     async def listen(self) -> None:
         """Returns when everything listens."""
-        listening = asyncio.ensure_future(until_listening(self._listeners))
+        listening = asyncio.ensure_future(self._until_listening())
         await _first(self.serving, listening)
         listening.cancel()
-        for listener in self._listeners:
+        if self.serving.done():
+            await self.serving  # raises why nothing listens
+        for listener in self._all_listeners:
             log.info("%s API listening on %s", listener.names, listener.address)
+        for listener in self._listeners:
             limit_slow_readers(listener.address, self._answer_timeout_s)
+
+    async def _until_listening(self) -> None:
+        await until_listening(self._listeners)
+        if self._control is not None:
+            await self._control.listen(self._handed_on)
 
     async def load(self) -> None:
         """Loads what is to be served. Returns when all was tried; raises NoRepository or SnapshotInvalid."""
@@ -125,9 +168,13 @@ class _House:
         self.running.draining = True
         for face in self._faces:
             face.draining = True
+        if self._control is not None:
+            self._control.drain()
 
     async def close(self) -> None:
         """Returns when everything that was begun is answered, and everything has ended."""
+        if self._control is not None:
+            await self._control.stop()  # first: what front ends hand on is answered by these
         for server in self._servers:
             server.stop()  # granian listens no more, closes idle connections, and ends when the last request is answered
         try:
@@ -135,6 +182,15 @@ class _House:
         finally:
             await self.torchserve.close()
             await self.running.repository.close()
+            self.running.inference.close()
+            if self._control is not None:
+                await self._control.close()
+
+    def abandon(self) -> None:
+        """Ends the processes that it has started, at once."""
+        self.torchserve.abandon()
+        if self._control is not None:
+            self._control.kill()
 
 
 async def _tell_started(torchserve: TorchServe, started: Callable[[], None] | None) -> None:
@@ -149,6 +205,16 @@ def _face(listener: Listener, torchserve: TorchServe, native: RsgiFace, settings
         return native
     front = Front(listener.connectors, torchserve.parts, settings)
     return TorchServeFace(front, native if "inference" in listener.connectors else None, settings)
+
+
+def _for_front_ends(settings: Settings, keys: KeyFiles | None, found: Spread) -> Settings:
+    """The settings as front ends take them: how many they are, and one pair of key files for all of them."""
+    files = {} if keys is None else {"certificate_file": keys.certificate, "private_key_file": keys.key, "keystore": None}
+    return settings.model_copy(update={"frontends": found.frontends, **files})
+
+
+def _figures(control: Control | None) -> ProcessFigures:
+    return ProcessFigures() if control is None else ProcessFigures(lambda: control.processes, control.restarts.copy)
 
 
 def _announce(house: _House) -> None:

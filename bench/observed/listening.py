@@ -6,6 +6,7 @@ import socket
 import psutil
 
 from bench.observed.errors import NotSeen
+from bench.observed.kinds import kind
 
 _FORWARDERS = frozenset({"docker-proxy", "kubectl", "pasta", "rootlessport", "slirp4netns", "ssh", "sshd"})
 """Programs that listen for a server that runs elsewhere: their time and memory are not the server's."""
@@ -20,7 +21,8 @@ def is_here(host: str) -> bool:
 def serving(host: str, port: int) -> list[psutil.Process]:
     """The processes that listen there, without those that one of them started.
 
-    Several may share a port (SO_REUSEPORT, or a socket that was inherited): all of them are the server.
+    Several may share a port (SO_REUSEPORT, or a socket that was inherited): all of them are the server. Front ends of our own
+    server were started by its control process, which need not listen there itself: it is named in their place.
 
     Raises:
         NotSeen: the address is not this machine's, or the system does not tell who listens, or it is a forwarder.
@@ -59,6 +61,9 @@ def _listeners(host: str, port: int) -> set[int]:
 
 def _root(process: psutil.Process, port: int) -> psutil.Process:
     """The first of its ancestors that holds the socket, too: of all that share one, the system names any."""
+    control = process.parent() if kind(process.pid) is not None else None
+    if control is not None:
+        return control
     holders = [one for one in process.parents() if _listens(one, port)]
     return holders[-1] if holders else process
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 
-from bench.results import ServerUse
+from bench.observed.kinds import CONTROL, kind
+from bench.results import KindUse, ServerUse
 
 _PROC = Path("/proc")
 _TELLS_CHILDREN = (_PROC / f"self/task/{os.getpid()}/children").exists()
@@ -27,12 +28,15 @@ class ServerProcesses:
     Memory is the sum of what the processes hold (RSS) at the moment when that was most. Pages that several share, such as the
     code of a library, are in it once for each. To count them once (PSS) the kernel walks through every page, a stall of
     milliseconds for a server with gigabytes: too much, five times a second, for what is being timed.
+
+    A server of ours may be several processes of different kinds (docs/processes.md): each kind's use is told, too.
     """
 
     def __init__(self, roots: Sequence[psutil.Process]) -> None:
         self._lock = threading.Lock()
         self._alive = {root.pid: root for root in roots}
         self._used_s: dict[psutil.Process, float] = {}
+        self._kinds: dict[psutil.Process, str] = {}
         self.began()
 
     def began(self) -> None:
@@ -41,6 +45,7 @@ class ServerProcesses:
             self._cpu_s, self._rss_bytes, self._most = 0.0, 0, 0
             self._over = False
             self._waited_before_s = self._look()
+            self._used_before_s = dict(self._used_s)
             self._before_s = sum(self._used_s.values())
 
     def sample(self) -> None:
@@ -63,7 +68,19 @@ class ServerProcesses:
     @property
     def use(self) -> ServerUse:
         """What was used from the beginning to the latest look; the most processes and memory seen at once."""
-        return ServerUse(cpu_s=self._cpu_s, rss_bytes=self._rss_bytes, processes=self._most)
+        return ServerUse(cpu_s=self._cpu_s, rss_bytes=self._rss_bytes, processes=self._most, kinds=self._by_kind())
+
+    def _by_kind(self) -> dict[str, KindUse]:
+        """What each kind of process used; nothing where all are of one kind, or of none that we know."""
+        if not self._kinds:
+            return {}
+        found: dict[str, KindUse] = {}
+        for process, used_s in self._used_s.items():
+            name = self._kinds.get(process, CONTROL)
+            before = found.get(name, KindUse(cpu_s=0.0, processes=0))
+            cpu_s = before.cpu_s + used_s - self._used_before_s.get(process, 0.0)
+            found[name] = KindUse(cpu_s=cpu_s, processes=before.processes + 1)
+        return found
 
     def _count(self) -> None:
         waited_s = self._look() - self._waited_before_s
@@ -81,6 +98,8 @@ class ServerProcesses:
                 del self._alive[process.pid]
                 continue
             self._used_s[process] = times.user + times.system
+            if process not in self._kinds and (name := kind(process.pid)) is not None:
+                self._kinds[process] = name
             waited_s += times.user + times.system + times.children_user + times.children_system
         self._rss_bytes = max(self._rss_bytes, rss_bytes)
         self._most = max(self._most, len(self._alive))
@@ -90,14 +109,22 @@ class ServerProcesses:
         """What the known processes have started, and what that has started."""
         left = list(self._alive)
         while left:
-            for pid in _children(left.pop()):
+            for pid in children(left.pop()):
                 if pid not in self._alive:
                     left.append(pid)
                     with contextlib.suppress(psutil.Error):  # it has ended already
                         self._alive[pid] = psutil.Process(pid)
 
 
-def _children(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
+    """A process and all that it started, and what that has started; those that have ended meanwhile are left out."""
+    found = [pid]
+    for one in found:
+        found += children(one)
+    return found
+
+
+def children(pid: int) -> list[int]:
     """The process ids of a process's children; none where it has ended, or is another user's."""
     if not _TELLS_CHILDREN:
         with contextlib.suppress(psutil.Error):

@@ -50,7 +50,7 @@ def _line(results: Results, case: Case | None, number: int, one: Round | None) -
         "received_bytes": one and one.received_bytes,
         "client_busy": one and one.client_busy,
         "machine_busy": one and one.machine_busy,
-        **_parts(one and one.server, ServerUse, "server_", ""),
+        **_parts(one and one.server, ServerUse, "server_", "", leave_out=("kinds",)),
         **_gpus(one.gpus if one else ()),
         **_parts(one and one.stages_ms, Stages, "", "_ms", leave_out=("rows_per_call",)),
         "rows_per_call": one and one.stages_ms and one.stages_ms.rows_per_call,

@@ -13,6 +13,7 @@ import uvloop
 
 from bench.soak import page
 from bench.soak.finding import Finding, Soak
+from bench.soak.processes import Processes
 from bench.soak.scenarios import SCENARIOS, run
 from foundation.command import exit_codes
 
@@ -20,6 +21,11 @@ from foundation.command import exit_codes
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="Do about a fiftieth of everything.")] = False,
     only: Annotated[list[str] | None, typer.Option(help=f"Run this scenario only; repeatable: {', '.join(SCENARIOS)}.")] = None,
+    frontends: Annotated[int, typer.Option(min=1, help="HTTP processes of the server.")] = 1,
+    engine_processes: Annotated[
+        int, typer.Option(min=0, help="Engine processes of each model whose calls are long; 0: none, they run in threads.")
+    ] = 0,
+    append: Annotated[bool, typer.Option("--append", help="Add to the page that is there, under a heading of its own.")] = False,
     to: Annotated[Path | None, typer.Option(help="The page to write. Default: none, it is printed only.")] = None,
 ) -> None:
     """Show that nothing is lost under load, print the page, and write it."""
@@ -28,6 +34,7 @@ def main(
         raise typer.BadParameter(
             f"there is no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}", param_hint="--only"
         )
+    processes = Processes(frontends, engine_processes)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are ended as after Ctrl-C
     began = time.perf_counter()
 
@@ -39,13 +46,15 @@ def main(
         for name in SCENARIOS:
             if not only or name in only:
                 say(f"{name} begins")
-                findings.append(_run(name, Soak(Path(folder), quick, say)))
+                findings.append(_run(name, Soak(Path(folder), quick, say, processes)))
                 for text in [*findings[-1].faults, *findings[-1].missed]:
                     say(f"{name}: WRONG: {text}")
-    command = " ".join(["python -m bench.soak", *(f"--only {name}" for name in only or ()), *(["--quick"] if quick else [])])
-    print(page.to_markdown(findings, command))
+    words = [*(f"--only {name}" for name in only or ()), *(["--quick"] if quick else [])]
+    words += [f"--frontends {frontends} --engine-processes {engine_processes}"] if processes.are_several else []
+    made = page.Made(" ".join(["python -m bench.soak", *words]), processes)
+    print(page.to_markdown(findings, made))
     if to is not None:
-        page.write(to, findings, command)
+        page.write(to, findings, made, append=append)
     if any(finding.faults or finding.missed for finding in findings):
         raise typer.Exit(1)
 

@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self._transport = transport  # type: ignore[assignment]
+        self._own_port: int = transport.get_extra_info("sockname")[1]
         self.is_open = True
 
     def ask(self, request: bytes) -> "asyncio.Future[Answer]":
@@ -82,6 +83,11 @@ class Connection(asyncio.Protocol):
         self.is_open = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionLost(len(self._received)))
+
+    @property
+    def own_port(self) -> int:
+        """The port at our end."""
+        return self._own_port
 
     @property
     def unasked_bytes(self) -> int:

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -154,7 +153,7 @@ async def _one_round(soak: Soak, number: int) -> _Ending:
     repository = soak.repository(f"ending-{number}")
     write_model(repository, slow.NAME, 1, shifted(0, MAX_ROWS))
     write_model(repository, _QUICK, 1, doubled())
-    flags = ("--model-settings", json.dumps(_SETTINGS), "--drain-delay-s", str(DRAIN_DELAY_S), "--access-log")
+    flags = (*soak.processes.flags(_SETTINGS), "--drain-delay-s", str(DRAIN_DELAY_S), "--access-log")
     async with started(repository, *flags) as server:
         one = _Ending(await slow.turns_for(server, CALL_S))
         async with asyncio.TaskGroup() as asking:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.soak.processes import ALONE, Processes
+
 QUICK = 50
 """A quick form has about so many times fewer requests."""
 
@@ -12,11 +14,12 @@ _SHOWN_FAULTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """How much is to be done, where files go, and who is told how far it is."""
+    """How much is to be done, where files go, who is told how far it is, and how many processes the server is."""
 
     folder: Path
     quick: bool
     say: Callable[[str], None]
+    processes: Processes = ALONE
 
     def count(self, full: int, least: int = 1) -> int:
         """How many of so many are made: all, or in the quick form a share of them."""
@@ -60,10 +63,11 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What the server held in memory, after so many requests: (requests, 10^6 bytes)."""
+    """What the server held in memory, after so many requests: (requests, 10^6 bytes); `what` the kernel calls it."""
 
     points: list[tuple[int, float]]
     limit_mb: float
+    what: str = "VmRSS"
 
 
 @dataclass(frozen=True, slots=True)

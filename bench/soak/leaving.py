@@ -1,8 +1,8 @@
 """Clients that leave before their answer is there."""
 
 import asyncio
-import json
 import time
+from dataclasses import replace
 
 from bench.soak import slow
 from bench.soak.client import Connection, connect
@@ -24,7 +24,8 @@ async def leaving(soak: Soak) -> Finding:
     repository = soak.repository("leaving")
     write_model(repository, slow.NAME, 1, shifted(0, MAX_ROWS))
     clients, busy_s = (QUICK_CLIENTS, QUICK_BUSY_S) if soak.quick else (CLIENTS, BUSY_S)
-    flags = ("--model-settings", json.dumps({slow.NAME: slow.SETTINGS}), "--max-queue-rows", str(2 * clients))
+    processes = replace(soak.processes, engines=min(1, soak.processes.engines))  # one call keeps all of the model's engines busy
+    flags = (*processes.flags({slow.NAME: slow.SETTINGS}), "--max-queue-rows", str(2 * clients))
     faults = Faults()
     async with started(repository, *flags) as server:
         turns = await slow.turns_for(server, busy_s)

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ MOST_ROWS = 20
 QUEUE_ROWS = CONNECTIONS * MOST_ROWS
 """None is refused: as many rows may wait as there can be."""
 MODELS = {"doubled": doubled(), "mirrored": mirrored()}
-SETTINGS = {"doubled": {"execution": "loop"}, "mirrored": {"execution": "thread", "instances": 2}}
+SETTINGS = {"doubled": {"execution": "loop"}, "mirrored": {"execution": "process", "instances": 2}}
 PATHS = {
     "OIP JSON": "/v2/models/{}/infer",
     "predictions JSON": "/predictions/{}",
@@ -29,6 +28,7 @@ PATHS = {
     "raw": "/predictions/{}",
 }
 """Where each kind of body of `bench.payloads` is sent."""
+_WHERE = {False: "on the event loop, `mirrored` in two threads", True: "in every front end, `mirrored` in engine processes"}
 
 
 async def mix_up(soak: Soak) -> Finding:
@@ -37,7 +37,7 @@ async def mix_up(soak: Soak) -> Finding:
     for name, model in MODELS.items():
         write_model(repository, name, 1, model)
     asking = _Asking(soak, soak.count(REQUESTS))
-    flags = ("--model-settings", json.dumps(SETTINGS), "--max-queue-rows", str(QUEUE_ROWS))
+    flags = (*soak.processes.flags(SETTINGS), "--max-queue-rows", str(QUEUE_ROWS))
     async with started(repository, *flags) as server:
         began = time.perf_counter()
         await asyncio.gather(*(asking.ask_on(server.port, number) for number in range(CONNECTIONS)))
@@ -47,7 +47,7 @@ async def mix_up(soak: Soak) -> Finding:
     asking.faults.add_all(server.unforeseen())
     return Finding(
         "No mix-up",
-        f"{CONNECTIONS} connections ask two models (`doubled` on the event loop, `mirrored` in two threads), each time one of "
+        f"{CONNECTIONS} connections ask two models (`doubled` {_WHERE[soak.processes.engines > 0]}), each time one of "
         f"the two in one of the four kinds of body, with 1 to {MOST_ROWS} rows that no other request has. All of an answer's "
         "numbers are compared, and its request id.",
         {

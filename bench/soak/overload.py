@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +31,8 @@ async def overload(soak: Soak) -> Finding:
     """Measures what the engine can do, then sends ten times as much, whatever the answers say."""
     repository = soak.repository("overload")
     write_model(repository, slow.NAME, 1, shifted(0, MAX_ROWS))
-    flags = ("--model-settings", json.dumps({slow.NAME: slow.SETTINGS}), "--max-queue-rows", str(QUEUE_ROWS))
+    each_rows = QUEUE_ROWS // max(1, soak.processes.engines)  # max_queue_rows is for each engine process
+    flags = (*soak.processes.flags({slow.NAME: slow.SETTINGS}), "--max-queue-rows", str(each_rows))
     async with started(repository, *flags) as server:
         load = _Load(await slow.turns_for(server, CALL_S), [await connect(server.port) for _ in range(CONNECTIONS)])
         per_s = await load.measure(QUICK_MEASURED_S if soak.quick else MEASURED_S)

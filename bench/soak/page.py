@@ -3,9 +3,11 @@
 import importlib.metadata
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.soak.finding import Curve, Finding
+from bench.soak.processes import ALONE, Processes
 from foundation.environment import environment
 
 _PACKAGES = ("granian", "numpy", "onnxruntime", "torch", "torchserve", "uvloop")
@@ -14,24 +16,38 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 640, 48, 240
 _TICKS = 4
 
 
-def write(path: Path, findings: Sequence[Finding], command: str) -> None:
-    """Writes the page, and the curve where there is one."""
-    path.write_text(to_markdown(findings, command, path.stem))
+@dataclass(frozen=True, slots=True)
+class Made:
+    """By which command the findings were made, on servers of how many processes."""
+
+    command: str
+    processes: Processes = ALONE
+
+
+def write(path: Path, findings: Sequence[Finding], made: Made, *, append: bool = False) -> None:
+    """Writes the page, and the curve where there is one; or adds to the page that is there, as a part of it."""
+    text, stem = to_markdown(findings, made, path.stem, part=append), path.stem
+    path.write_text(f"{path.read_text()}\n{text}" if append else text)
     for finding in findings:
         if finding.curve is not None:
-            path.with_name(_curve(path.stem)).write_text(to_svg(finding.curve))
+            path.with_name(_curve(stem, made.processes)).write_text(to_svg(finding.curve))
 
 
-def to_markdown(findings: Sequence[Finding], command: str, name: str = "soak") -> str:
-    """The page: how and where it was made, a line for each scenario, and what each found. `name` is the file's."""
+def to_markdown(findings: Sequence[Finding], made: Made, name: str = "soak", *, part: bool = False) -> str:
+    """The page: how and where it was made, a line for each scenario, and what each found. `name` is the file's.
+
+    As a part of a page its headings are one lower.
+    """
     facts = environment()
     versions = [f"{package} {importlib.metadata.version(package)}" for package in _PACKAGES]
+    several = f", each of {made.processes}" if made.processes.are_several else ", each a process of its own"
     introduction = (
-        f"Made by `{command}`: real servers, each a process of its own, asked over loopback by a client of ours on the same "
+        f"Made by `{made.command}`: real servers{several}, asked over loopback by a client of ours on the same "
         f"machine. Its load average was {os.getloadavg()[0]:.1f} at the end."
     )
+    level = "##" if part else "#"
     lines = [
-        "# Nothing is lost under load",
+        f"{level} With {made.processes}" if part else "# Nothing is lost under load",
         "",
         introduction,
         "",
@@ -40,11 +56,11 @@ def to_markdown(findings: Sequence[Finding], command: str, name: str = "soak") -
         *_table(("scenario", "wrong", "bounds missed"), [_verdict(finding) for finding in findings]),
     ]
     for finding in findings:
-        lines += ["", f"## {finding.title}", "", finding.text, "", *_table(("", ""), list(finding.figures.items()))]
+        lines += ["", f"{level}# {finding.title}", "", finding.text, "", *_table(("", ""), list(finding.figures.items()))]
         if finding.faults or finding.missed:
             lines += ["", *(f"- **{text}**" for text in [*finding.faults, *finding.missed])]
         if finding.curve is not None:
-            lines += ["", f"![VmRSS over the requests]({_curve(name)})"]
+            lines += ["", f"![Memory over the requests]({_curve(name, made.processes)})"]
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +74,7 @@ def to_svg(curve: Curve) -> str:
         across = _LEFT + (_RIGHT - _LEFT) * requests / most
         return across, _BOTTOM - (_BOTTOM - _TOP) * (value - low) / (high - low)
 
-    parts = [_text(16, 26, "VmRSS of the server, MB, over the requests that it answered", "font-weight='bold'")]
+    parts = [_text(16, 26, f"{curve.what} of the server, MB, over the requests that it answered", "font-weight='bold'")]
     for tick in range(_TICKS + 1):
         value, requests = low + (high - low) * tick / _TICKS, most * tick / _TICKS
         parts.append(_line(at(0, value), at(most, value), "#d8dee9"))
@@ -74,9 +90,9 @@ def to_svg(curve: Curve) -> str:
     return "\n".join([head, f"<rect width='{_WIDTH}' height='{_HEIGHT}' fill='#ffffff'/>", *parts, "</svg>", ""])
 
 
-def _curve(name: str) -> str:
+def _curve(name: str, processes: Processes) -> str:
     """The file of a page's curve."""
-    return f"{name}-memory.svg"
+    return f"{name}-memory-{processes.frontends}-{processes.engines}.svg" if processes.are_several else f"{name}-memory.svg"
 
 
 def _verdict(finding: Finding) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from bench.soak.ending import ending
 from bench.soak.finding import Finding, Soak
+from bench.soak.kills import kills
 from bench.soak.leaving import leaving
 from bench.soak.memory import memory
 from bench.soak.mix_up import mix_up
@@ -22,6 +23,7 @@ SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
     "leaving": leaving,
     "ending": ending,
     "memory": memory,
+    "kills": kills,
     "workers-killed": workers_killed,
     "worker-alone": worker_alone,
     "workers-ending": workers_ending,
@@ -30,12 +32,15 @@ SCENARIOS: Mapping[str, Callable[[Soak], Awaitable[Finding]]] = {
 """What `--only` names."""
 
 _TIMEOUT_S, _QUICK_TIMEOUT_S = 300.0, 60.0
+_SEVERAL = 3
+"""Times as long with several processes: each version starts some, and each kill."""
 
 
 async def run(name: str, soak: Soak) -> Finding:
     """Runs one scenario; what breaks it off, such as its time being over, is a fault that it found."""
     try:
-        async with asyncio.timeout(_QUICK_TIMEOUT_S if soak.quick else _TIMEOUT_S):
+        timeout_s = (_QUICK_TIMEOUT_S if soak.quick else _TIMEOUT_S) * (_SEVERAL if soak.processes.are_several else 1)
+        async with asyncio.timeout(timeout_s):
             return await SCENARIOS[name](soak)
     except Exception as error:  # noqa: BLE001 - whatever it was: the others are run, and the page tells of it
         return Finding(name, "", {}, [f"it broke off: {_causes(error)}"])

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +37,10 @@ POLL_INTERVAL_S = 0.2
 POLLED = 4
 """Of so many versions, one is left to polling; the others are asked for by `load`."""
 
+_WHERE = {
+    False: "`loop` on the event loop, `thread` in a thread",
+    True: "`loop` in every front end, `thread` in engine processes",
+}
 _KINDS = [(kind, BODIES[kind]) for kind in PATHS]
 _SERIALS = 1_000_000
 """Serial numbers stay below, so that float32 holds them."""
@@ -120,7 +123,7 @@ async def swaps(soak: Soak) -> Finding:
         write_model(repository, name, 1, shifted(1))
     coming, swapping = _plan(soak), _Swapping()
     tell = told_by_tenths(soak, "swaps", len(coming))
-    flags = ("--model-settings", json.dumps(MODELS), "--poll-interval-s", str(POLL_INTERVAL_S))
+    flags = (*soak.processes.flags(MODELS), "--poll-interval-s", str(POLL_INTERVAL_S))
     async with started(repository, *flags) as server:
         threads, began = server.threads(), time.perf_counter()
         asking = [asyncio.create_task(swapping.ask_on(server.port, name, seed)) for name in MODELS for seed in range(CONNECTIONS)]
@@ -133,12 +136,12 @@ async def swaps(soak: Soak) -> Finding:
         await swapping.judge(server, coming)
         more_threads = server.threads() - threads
     faults = swapping.faults
-    faults.require(more_threads <= _MORE_THREADS, f"the process has {more_threads} threads more than at the start")
+    faults.require(more_threads <= _MORE_THREADS, f"the server has {more_threads} threads more than at the start")
     faults.add_all(server.unforeseen())
     good = sum(one.spoiled is None for one in coming)
     return Finding(
         "Versions that come under load",
-        f"{CONNECTIONS} connections ask each of two models without a pause (`loop` on the event loop, `thread` in a thread) "
+        f"{CONNECTIONS} connections ask each of two models without a pause ({_WHERE[soak.processes.engines > 0]}) "
         f"while versions come, by one rename each; every {POLLED}th is left to polling, the others are asked for by `load`. "
         f"Version N answers x + N. An answer must be right for the version that it names, and that must be a good one, no older "
         f"than any that answered before the request was sent, or that was loaded. Bad versions: {', '.join(SPOILED)}.",
@@ -149,7 +152,7 @@ async def swaps(soak: Soak) -> Finding:
             "right answers": f"{swapping.right:,}",
             "`load` of a good version, p50 / p99 / max, ms": percentiles_ms(swapping.loads_s),
             "requests/s, each checked": f"{swapping.asked / took_s:,.0f}",
-            "threads of the process more than at the start": f"{more_threads}",
+            "threads of the server more than at the start": f"{more_threads}",
         },
         faults.lines(),
     )

@@ -12,12 +12,16 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a decoder accepts at most."""
+    """What a decoder accepts at most.
+
+    `unaligned`: arrays that are views of a body may begin anywhere in it, for whoever copies them before anything else.
+    """
 
     max_body_bytes: int = 64 << 20
     max_tensors: int = 64
     max_json_depth: int = 64
     max_rows: int = 1024
+    unaligned: bool = False
 
 
 @dataclass(slots=True)

@@ -54,10 +54,12 @@ def router(repository: Callable[[], Repository], settings: Settings) -> APIRoute
 
     async def put_label(name: Name, label: Label, request: Request) -> Response:
         set_label(repository(), name, label, await request.body())
+        await repository().settled()
         return Response()
 
     async def delete_label(name: Name, label: Label) -> Response:
         repository().remove_label(name, label)
+        await repository().settled()
         return Response()
 
     def add(method: str, path: str, handler: Callable[..., Any], summary: str, does: str, **options: Any) -> None:

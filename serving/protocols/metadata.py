@@ -38,11 +38,15 @@ BACKENDS: Mapping[str, str] = {"onnx": "onnxruntime", "torchscript": "pytorch", 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How a version joins requests: what is in force, and not what was set. Rows of one call, and rows that may wait."""
+    """How a version joins requests: what is in force, and not what was set. Rows of one call, and rows that may wait.
+
+    There are so many `instances` on each of the `devices`.
+    """
 
     max_rows: int
     max_queue_rows: int
     instances: int = 1
+    devices: Sequence[str] = ("cpu",)
     preferred_rows: Sequence[int] = ()
     max_delay_ms: float = 0.0
     priority_levels: int = 3
@@ -100,7 +104,7 @@ def model_config(
         "max_batch_size": 0 if batch_dim is None else batching.max_rows,
         "input": [_config_tensor(spec, batch_dim) for spec in signature.inputs],
         "output": [{**_config_tensor(spec, batch_dim), "label_filename": spec.labels or ""} for spec in signature.outputs],
-        "instance_group": [{"name": f"{name}_0", "kind": "KIND_CPU", "count": batching.instances}],
+        "instance_group": [_instance_group(name, batching)],
         "default_model_filename": MODEL_FILES[engine_name],
         "model_transaction_policy": {"decoupled": False},
         "parameters": {key: {"string_value": value} for key, value in parameters.items()},
@@ -108,6 +112,11 @@ def model_config(
     if batch_dim is not None:
         config["dynamic_batching"] = _dynamic_batching(batching)
     return config
+
+
+def precision(manifest: Manifest, asked: str, devices: Sequence[str]) -> str:
+    """What a version computes in: float32 on a CPU, and on a GPU what the artifact declares, unless it is set."""
+    return "float32" if asked == "float32" or tuple(devices) == ("cpu",) else manifest.precision
 
 
 def signature_text(signature: Signature) -> str:
@@ -136,6 +145,12 @@ def _version_policy(policy: str) -> dict[str, Any]:
     if kind == "versions":
         return {"specific": {"versions": [int(number) for number in numbers.split(",")]}}
     return {"all": {}}
+
+
+def _instance_group(name: str, batching: Batching) -> dict[str, Any]:
+    gpus = [int(number) for kind, _, number in (device.partition(":") for device in batching.devices) if kind == "cuda"]
+    group = {"name": f"{name}_0", "kind": "KIND_GPU" if gpus else "KIND_CPU", "count": batching.instances}
+    return {**group, "gpus": gpus} if gpus else group
 
 
 def _dynamic_batching(batching: Batching) -> dict[str, Any]:

@@ -290,7 +290,7 @@ class OipCodec:
                 continue
             self._require_datatype(tensor)
             end = start + tensor.data_bytes
-            parts.append(Part.of(field, tensor.datatype, tensor.shape, start, end))
+            parts.append(Part.of(field, tensor.datatype, tensor.shape, slice(start, end), unaligned=self._limits.unaligned))
             start = end
         plan = Plan(terms, tuple(parts), arrays, start, rows, group)
         is_of_use = not terms.id and not arrays and len(header) <= _KNOWN_HEADER_BYTES

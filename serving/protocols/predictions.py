@@ -248,7 +248,8 @@ class PredictionsCodec:
         rows, group = self._shapes.check({field.name: shape})
         wire = np.dtype(dtype)
         end = len(header) + wire.itemsize * math.prod(shape)
-        part = Part.of(field, DATATYPES[dtype], shape[::-1] if is_fortran else shape, len(header), end)
+        sizes = shape[::-1] if is_fortran else shape
+        part = Part.of(field, DATATYPES[dtype], sizes, slice(len(header), end), unaligned=self._limits.unaligned)
         plan = NpyPlan(part, wire if descr[0] == ">" else None, is_fortran and len(shape) > 1, rows, group)
         return self._npy_plans.keep(header, plan)
 

@@ -149,15 +149,16 @@ class Part:
     in_place: bool
 
     @classmethod
-    def of(cls, field: Field, datatype: str, shape: Shape, start: int, end: int) -> "Part":
-        """The part between two offsets; values of `datatype` are row-major and little-endian."""
-        item_bytes = field.dtype.itemsize
+    def of(cls, field: Field, datatype: str, shape: Shape, place: slice, *, unaligned: bool) -> "Part":
+        """The part at this place of a body; values of `datatype` are row-major and little-endian. `unaligned`: see `Limits`."""
+        item_bytes, start, end = field.dtype.itemsize, place.start, place.stop
         as_in_memory = datatype == field.datatype and datatype not in {"BOOL", "BYTES"}
-        in_place = as_in_memory and start % item_bytes == 0 and end - start == item_bytes * math.prod(shape)
+        is_aligned = unaligned or start % item_bytes == 0
+        in_place = as_in_memory and is_aligned and end - start == item_bytes * math.prod(shape)
         return cls(field, datatype, shape, start, end, in_place)
 
     def array(self, body: bytes) -> np.ndarray:
-        """The input's array; it is aligned, and a view of the body where that is.
+        """The input's array: a view of the body where it can be used in place, else a copy.
 
         Raises:
             BadRequest: the bytes are not as many as the shape needs, or no values of this datatype.

@@ -32,7 +32,7 @@ class TorchServe:
     """
 
     def __init__(self, settings: Settings, running: Running) -> None:
-        metrics = TorchServeMetrics(settings, lambda: running.metrics.text(None)[0])
+        metrics = TorchServeMetrics(settings, running.page)
         running.metrics.add(metrics)
         has_store = settings.model_store is not None and settings.model_store.is_dir()
         measures = has_store and not settings.disable_system_metrics

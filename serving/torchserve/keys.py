@@ -61,9 +61,13 @@ def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
 
 
-InferenceAddress = Annotated[OrNone[Address], BeforeValidator(_address("inference")), PlainSerializer(str)]
-ManagementAddress = Annotated[OrNone[Address], BeforeValidator(_address("management")), PlainSerializer(str)]
-MetricsAddress = Annotated[OrNone[Address], BeforeValidator(_address("metrics")), PlainSerializer(str)]
+InferenceAddress = Annotated[
+    OrNone[Address], BeforeValidator(_address("inference")), PlainSerializer(str, when_used="unless-none")
+]
+ManagementAddress = Annotated[
+    OrNone[Address], BeforeValidator(_address("management")), PlainSerializer(str, when_used="unless-none")
+]
+MetricsAddress = Annotated[OrNone[Address], BeforeValidator(_address("metrics")), PlainSerializer(str, when_used="unless-none")]
 Json = Annotated[Mapping[str, Any], BeforeValidator(from_json)]
 ModelParameters = Annotated[Json, AfterValidator(checked_models)]
 MayBeEmpty = Annotated[OrNone[str], BeforeValidator(_empty_is_none)]

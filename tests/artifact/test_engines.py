@@ -246,32 +246,3 @@ def test_without_a_library_the_other_engines_are_still_checked(mlp_artifact):
         f"[('onnx', True, None), ('torchscript', False, 'engine torchscript {missing}'), "
         f"('pt2', False, 'engine pt2 {missing}')]\n"
     ), done.stderr
-
-
-def test_engines_are_told_the_device(mlp_artifact, monkeypatch):
-    """On a GPU, ONNX Runtime is given that one's number, the CPU for the rest, and no TF32; CUDA must then be in use."""
-    given = []
-
-    def spy(model, options, providers):
-        given.extend(providers)
-        return session(model, options, providers=["CPUExecutionProvider"])
-
-    session = onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-
-    with pytest.raises(EngineUnavailable) as caught:
-        artifact.load(mlp_artifact, engine="onnx", device="cuda:3")
-
-    assert given == [("CUDAExecutionProvider", {"device_id": "3", "use_tf32": "0"}), "CPUExecutionProvider"]
-    assert str(caught.value) == (
-        f"ONNX Runtime {onnxruntime.__version__} cannot run on cuda:3 here: install onnxruntime-gpu and the CUDA libraries that "
-        "it asks for, or run on the CPU"
-    )
-
-
-def test_pt2_runs_on_the_cpu_only(mlp_artifact):
-    """An exported program has its device in it: on another it is refused."""
-    with pytest.raises(EngineUnavailable) as caught:
-        artifact.load(mlp_artifact, engine="pt2", device="cuda:0")
-    assert str(caught.value) == "model.pt2 runs on the CPU only, not on cuda:0; take another format"

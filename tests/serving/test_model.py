@@ -58,7 +58,7 @@ def test_rows_are_limited_and_padded_as_set(mlp_artifact):
     async def scenario():
         served = await load(mlp_artifact, max_batch_rows=8, preferred_batch_sizes=(4, 8), execution="thread")
         assert (served.most_rows, served.batcher._limits.max_rows, served.batcher._limits.preferred) == (8, 8, (8, 4))
-        padded = served._joined()._padded
+        padded = served._calls.joined()._padded
         assert [padded(rows) for rows in range(1, 9)] == [4, 4, 4, 4, 8, 8, 8, 8]
         await served.retire()
 

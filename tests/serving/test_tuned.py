@@ -12,8 +12,8 @@ from artifact.tuned import Arm, BenchFile, Choice, Machine, Measurement, Options
 from bench.tune.report import LOOP_CALL_S
 from foundation.environment import cores
 from serving import execution, warm_up
+from serving.calls import queue_rows
 from serving.execution import prepare
-from serving.model import _queue_rows
 from serving.plan import make_plan
 from serving.settings import ModelSettings
 
@@ -135,7 +135,7 @@ def test_what_clients_are_promised_is_not_tuned(directory, where):
     prepared = prepare(directory, ModelSettings(execution=where)).execution
 
     assert (prepared.max_rows, prepared.untuned_rows, prepared.plan.max_rows) == (2, 16, 16)
-    assert _queue_rows(prepared) >= 8 * 16
+    assert queue_rows(prepared) >= 8 * 16
 
 
 def test_the_plan_is_for_what_is_loaded(directory, monkeypatch):

@@ -219,6 +219,18 @@ def test_a_known_header_gives_views_of_the_body():
         assert len(protocol._plans) == padding + 1
 
 
+def test_unaligned_views_for_whoever_copies_them():
+    """Where the arrays are copied anyway, each is a view of the body, wherever it begins there; values are the same."""
+    protocol = codec(unaligned=True)
+    for padding in range(4):
+        header = json.dumps({"inputs": [behind()]}).encode() + b" " * padding
+        asked = framed(header, X.tobytes())
+        array = protocol.decode(asked).inputs["x"]
+        np.testing.assert_array_equal(array, X)
+        assert np.shares_memory(array, np.frombuffer(asked.body, np.uint8))
+        assert array.flags.aligned is (len(header) % 4 == 0)
+
+
 def test_headers_with_an_id_are_not_kept():
     """An id is another one in each request, so such headers would only push out the others."""
     protocol = codec()

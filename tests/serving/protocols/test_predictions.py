@@ -101,6 +101,19 @@ def test_npy_in(dtype, order, version):
     assert len(protocol._npy_plans) == 1
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_unaligned_npy_for_whoever_copies_it(shift):
+    """Where the arrays are copied anyway, the data of a .npy file is a view of the body, wherever its header ends."""
+    whole = npy(X, (1, 0))
+    header = whole[10:128].rstrip() + b" " * shift + b"\n"
+    body = whole[:8] + len(header).to_bytes(2, "little") + header + whole[128:]
+    aligned, array = (codec(unaligned=flag).decode(request(body, NPY)).inputs["x"] for flag in (False, True))
+    np.testing.assert_array_equal(array, X)
+    np.testing.assert_array_equal(aligned, X)
+    assert np.shares_memory(array, np.frombuffer(body, np.uint8))
+    assert (aligned.flags.aligned, array.flags.aligned) == (True, (10 + len(header)) % 4 == 0)
+
+
 @pytest.mark.parametrize(("accept", "content_type"), [(NPY, NPY), ("application/npy", "application/npy"), (RAW, RAW)])
 def test_one_tensor_out(accept, content_type):
     """Who accepts .npy or raw bytes gets the one output so."""

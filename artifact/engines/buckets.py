@@ -1,0 +1,45 @@
+"""Batch sizes at which a device is made ready, and rows that a model takes: what an engine is tried with when it is loaded."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from artifact.signature import DTYPES, Dim, Signature, TensorSpec
+
+
+def buckets(signature: Signature) -> tuple[int, ...]:
+    """Powers of two up to the largest batch, and that; each as the model takes it, smallest first. (1,) without a batch."""
+    if signature.batch_dim is None:
+        return (1,)
+    dim = signature.dims[signature.batch_dim]
+    most = dim.max - dim.max % dim.multiple
+    powers = [1 << exponent for exponent in range(most.bit_length())]
+    return tuple(sorted({min(most, _allowed(dim, size)) for size in [*powers, most]}))
+
+
+def example(signature: Signature, rows: int) -> dict[str, np.ndarray]:
+    """Inputs of so many rows at the usual size of every other dimension; each value is the middle of its input's range.
+
+    The middle of integers is rounded up, so that a mask is 1 everywhere; what has no range is 0.
+    """
+    sizes = {name: _usual(dim) for name, dim in signature.dims.items()}
+    if signature.batch_dim is not None:
+        sizes[signature.batch_dim] = rows
+    return {spec.name: _middle(spec, sizes) for spec in signature.inputs}
+
+
+def _allowed(dim: Dim, size: int) -> int:
+    return -(-max(size, dim.min) // dim.multiple) * dim.multiple
+
+
+def _usual(dim: Dim) -> int:
+    return _allowed(dim, dim.opt or dim.min)
+
+
+def _middle(spec: TensorSpec, sizes: Mapping[str, int]) -> np.ndarray:
+    dtype, shape = DTYPES[spec.dtype], spec.concrete(sizes)
+    if spec.bounds is None:
+        return np.zeros(shape, dtype)
+    low, high = spec.bounds
+    middle = low / 2 + high / 2 if dtype.kind == "f" else -(-(int(low) + int(high)) // 2)
+    return np.full(shape, middle, dtype)

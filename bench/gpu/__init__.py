@@ -1,0 +1,1 @@
+"""`make gpu`: everything for CUDA exported, proven and measured by one script, on a machine that has a GPU."""

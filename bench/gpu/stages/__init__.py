@@ -1,0 +1,1 @@
+"""The stages: one file each, which measures, and tells on the page what it measured."""
