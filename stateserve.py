@@ -48,9 +48,7 @@ def inspect(
 @app.command()
 def check(
     artifact: Annotated[Path, typer.Argument(help="The artifact: <repository>/<name>/<version>.")],
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Run the golden cases on every engine that is installed here.")
-    ] = False,
+    replay: Annotated[bool, typer.Option("--replay", help="Run the golden cases on every engine and GPU that is here.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Export --ckpt again; the content id must be the same.")] = False,
     ckpt: Annotated[Path | None, typer.Option(help="The checkpoint, for --rebuild.")] = None,
     plugin: Plugins = None,
@@ -80,6 +78,9 @@ def tune(
         list[str] | None, typer.Option(help="onnx, torchscript or pt2; repeatable. Default: those that the server runs.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda:0.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="On a GPU: float32, tf32, float16, bfloat16, or auto: what the artifact declares.")
+    ] = "auto",
     budget_s: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long it may take, all in all.")] = 90,
     max_call_s: Annotated[
         float, typer.Option(min=1e-6, metavar="SECONDS", help="Batches whose call takes longer are not chosen.")
@@ -95,7 +96,8 @@ def tune(
         from bench.tune.command import run
         from bench.tune.run import Request
 
-        found = run(Request(artifact, tuple(engine or ()), device, budget_s, max_call_s, again), as_json=as_json)
+        request = Request(artifact, tuple(engine or ()), device, budget_s, max_call_s, again, precision)
+        found = run(request, as_json=as_json)
     if found is not None:
         _print(found)
 
@@ -129,7 +131,7 @@ def _check(directory: Path, *, replay: bool) -> dict[str, Any]:
         replayed = list(checking.replay_all(directory, manifest.formats))
         checking.require_all(replayed)
         report["replay"] = {
-            entry.engine: {
+            entry.where: {
                 "unavailable": entry.unavailable,
                 "comparisons": len(entry.results),
                 "worst_scaled": max((result.error for result in entry.results), default=None),

@@ -82,7 +82,7 @@ def load(  # noqa: PLR0913 - the room's door: whoever loads says what matters to
     directory = Path(path)
     stated = manifest.read_manifest(directory)
     files = verified_files(directory, stated)
-    computed = _precision(precision, stated, device)
+    computed = computed_precision(precision, stated, device)
     name = _choose(engine, stated, directory, computed, device)
     file = model_file(name, computed, device)
     if file not in files:
@@ -114,7 +114,12 @@ def verified_files(directory: Path, stated: Manifest) -> dict[str, bytes]:
     return {name: manifest.read_listed(directory, name, entry) for name, entry in stated.listed.items()}
 
 
-def _precision(asked: str, stated: Manifest, device: str) -> str:
+def computed_precision(asked: str, stated: Manifest, device: str) -> str:
+    """What an engine computes in where a precision is asked for, or `auto`.
+
+    Raises:
+        EngineUnavailable: there is no such precision.
+    """
     if asked == AUTO:
         return FLOAT32 if device == "cpu" else stated.precision
     if asked not in PRECISIONS:
@@ -124,7 +129,7 @@ def _precision(asked: str, stated: Manifest, device: str) -> str:
 
 def _choose(engine: str, stated: Manifest, directory: Path, precision: str, device: str) -> str:
     if engine == AUTO:
-        return stated.formats[0] if device == "cpu" else _first_on_cuda(stated, precision)
+        return first_format(stated, precision, device)
     if engine not in LOADERS:
         raise EngineUnavailable(f"there is no engine {engine!r}; the engines are {', '.join(LOADERS)}")
     if engine not in stated.formats:
@@ -132,8 +137,13 @@ def _choose(engine: str, stated: Manifest, directory: Path, precision: str, devi
     return engine
 
 
-def _first_on_cuda(stated: Manifest, precision: str) -> str:
-    """The first format that runs on a CUDA device here, in the precision; where none does, the first, which then says why."""
+def first_format(stated: Manifest, precision: str, device: str) -> str:
+    """The format that `auto` means: the first; on a CUDA device the first that runs there in the precision.
+
+    Where none does, the first all the same, which then says why it does not.
+    """
+    if device == "cpu":
+        return stated.formats[0]
     able = (name for name in stated.formats if (name, precision) != ("onnx", "bfloat16") and cuda_devices(name))
     return next(able, stated.formats[0])
 

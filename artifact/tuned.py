@@ -42,6 +42,7 @@ _LIBRARIES: Mapping[str, tuple[str, ...]] = {
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
 Word = Annotated[str, Field(max_length=200)]
 Engine = Annotated[str, Field(pattern=r"^(onnx|torchscript|pt2)$")]
+Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Moment = Annotated[str, Field(pattern=r"^[0-9-]{10}T[0-9:]{8}\+00:00$")]
 Words = Annotated[list[Word], Field(max_length=64, fail_fast=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -146,10 +147,11 @@ class Options(Part, frozen=True):
 class Tuning(Part, frozen=True):
     """One run of the tuner. An interrupted one is not complete, and has no choice yet; `spent_s` is what it took so far.
 
-    `busy_before` is the share of the cores' time that other work took before the run began.
+    `precision` is what was computed in; `busy_before` is the share of the cores' time that other work took before the run began.
     """
 
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:\d{1,3})$")]
+    precision: Precision = "float32"
     complete: bool
     made_at: Moment
     machine: Machine
@@ -244,8 +246,11 @@ def write(directory: Path, file: BenchFile) -> None:
     replace_within(directory, BENCH, data)
 
 
-def follow(directory: Path, manifest: Manifest, device: str = "cpu") -> Tuning | Ignored | None:
-    """The complete run that holds on this machine, or why none does; None where there is no bench.json."""
+def follow(directory: Path, manifest: Manifest, device: str = "cpu", precision: str | None = None) -> Tuning | Ignored | None:
+    """The complete run that holds on this machine, or why none does; None where there is no bench.json.
+
+    With `precision`, what was measured in another one does not hold: it is another speed.
+    """
     file = read(directory, manifest)
     if not isinstance(file, BenchFile):
         return file
@@ -254,6 +259,8 @@ def follow(directory: Path, manifest: Manifest, device: str = "cpu") -> Tuning |
         others = ", ".join(sorted({one.device for one in file.tunings if one.complete}))
         unfinished = "is not complete: the tuner was interrupted, or is at work"
         return Ignored(f"is about {others}, not about {device}" if others else unfinished)
+    if precision not in {None, tuning.precision}:
+        return Ignored(f"is about precision {tuning.precision}, not about {precision}")
     if tuning.choice is None:
         return Ignored("makes no choice")
     reason = _why_not(tuning, tuning.choice, manifest)

@@ -45,7 +45,8 @@ class Asked:
     """What is measured: `instances` calls at a time, of each number of rows in `seconds`, for so long at least, smallest first.
 
     Larger sizes are left out once two in a row gave fewer rows a second than a smaller one (not with `every_size`), once a call
-    took longer than `max_call_s`, or once `limit_s` have passed. `prove` replays the golden cases first.
+    took longer than `max_call_s`, or once `limit_s` have passed. `prove` replays the golden cases first. `device`, `precision`,
+    `memory_bytes` and `cuda_graphs` are those of `artifact.load`.
     """
 
     directory: str
@@ -58,6 +59,9 @@ class Asked:
     limit_s: float = float("inf")
     prove: bool = False
     every_size: bool = False
+    precision: str = "auto"
+    cuda_graphs: bool = True
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +257,14 @@ def main() -> None:
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         loaded = artifact.load(
-            asked.directory, engine=asked.engine, threads=asked.threads, calls=asked.instances, device=asked.device
+            asked.directory,
+            engine=asked.engine,
+            threads=asked.threads,
+            calls=asked.instances,
+            device=asked.device,
+            precision=asked.precision,
+            memory_bytes=asked.memory_bytes,
+            cuda_graphs=asked.cuda_graphs,
         )
         if asked.prove:
             golden.require(loaded.replay())

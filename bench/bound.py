@@ -3,6 +3,7 @@
 Every batch size is measured by `bench.alone` in a process of its own.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 import artifact
 from artifact import Signature
+from artifact.artifact import computed_precision, first_format
 from bench import alone
 from bench.results import Bound, BoundPoint
 from foundation.command import exit_codes
@@ -24,15 +26,18 @@ MOST_SIZES = 16
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How the engine runs: `threads` of one call, `instances` calls at a time, on `cpu` or `cuda:NUMBER`.
+    """How the engine runs: `threads` of one call, `instances` calls at a time, on `cpu` or `cuda:NUMBER` in a precision.
 
-    `engine` is a format of the artifact, or `auto`: the first that it holds.
+    `engine` is a format of the artifact, or `auto`: the first that it holds, on a CUDA device the first that runs there.
+    `precision` is `auto` or one of `artifact.manifest.PRECISIONS`; `cuda_graphs`: whether PyTorch's formats use them.
     """
 
     engine: str = "auto"
     threads: int = 1
     instances: int = 1
     device: str = "cpu"
+    precision: str = "auto"
+    cuda_graphs: bool = True
 
     @classmethod
     def of(cls, facts: Mapping[str, str]) -> "Run":
@@ -42,6 +47,7 @@ class Run:
             threads=int(facts.get("threads", cores())),
             instances=int(facts.get("instances", 1)),
             device=facts.get("device", "cpu"),
+            precision=facts.get("precision", "auto"),
         )
 
 
@@ -55,13 +61,24 @@ def measure(directory: Path, run: Run, duration_s: float, on_point: OnPoint | No
 
     Raises:
         NotAnArtifact, DamagedArtifact: the artifact is none.
+        EngineUnavailable: there is no such precision.
         ProcessFailed: the engine could not be made, or failed: with its own words.
     """
     manifest = artifact.read_manifest(directory)
     sizes = rows or batch_sizes(manifest.signature)
-    engine = manifest.formats[0] if run.engine == "auto" else run.engine
-    seconds = dict.fromkeys(sizes, duration_s / len(sizes))
-    asked = alone.Asked(str(directory.absolute()), engine, run.instances, run.threads, seconds, run.device, every_size=True)
+    precision = computed_precision(run.precision, manifest, run.device)
+    engine = first_format(manifest, precision, run.device) if run.engine == "auto" else run.engine
+    asked = alone.Asked(
+        str(directory.absolute()),
+        engine,
+        run.instances,
+        run.threads,
+        seconds=dict.fromkeys(sizes, duration_s / len(sizes)),
+        device=run.device,
+        every_size=True,
+        precision=precision,
+        cuda_graphs=run.cuda_graphs,
+    )
     points = []
     for point in alone.points(asked):
         points.append(BoundPoint(rows=point.rows, call_s=point.p50_s, rows_per_s=point.rows_per_s))
@@ -115,14 +132,18 @@ def main(  # noqa: PLR0913 - a command has one parameter per option
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of one call. Default: all cores.")] = None,
     instances: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda:NUMBER.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="float32, tf32, float16, bfloat16, or auto: what the artifact declares for a GPU.")
+    ] = "auto",
+    cuda_graphs: Annotated[bool, typer.Option(help="Whether PyTorch's formats run by CUDA graphs on a GPU.")] = True,
     duration_s: Annotated[float, typer.Option(min=0, help="How long to measure, all sizes together.")] = 10.0,
     rows: Annotated[list[int] | None, typer.Option(min=1, help="Only so many rows in a call; repeatable.")] = None,
 ) -> None:
-    """Print what the engine can do without a server, as lines of JSON."""
+    """Print what the engine can do without a server, as lines of JSON; the last one says with which batch it is fastest."""
     with exit_codes(as_json=True):
-        run = Run(engine, threads or cores(), instances, device)
+        run = Run(engine, threads or cores(), instances, device, precision, cuda_graphs)
         found = measure(directory, run, duration_s, lambda point: typer.echo(point.model_dump_json()), rows or ())
-        typer.echo(found.model_dump_json())
+        typer.echo(json.dumps(found.model_dump() | {"best": found.best.model_dump()}))
 
 
 if __name__ == "__main__":

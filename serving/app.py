@@ -356,7 +356,7 @@ async def model_config(request: Request) -> dict[str, Any]:
         "signature": metadata.signature_text(served.signature),
         "engine": engine,
         "device": ", ".join(devices),
-        "precision": metadata.precision(served.artifact.manifest, settings.precision, devices),
+        "precision": execution.precision,
         "threads": str(execution.threads),
         "instances": str(instances),
         "max_rows": str(execution.max_rows),

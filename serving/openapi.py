@@ -29,8 +29,9 @@ _ERRORS: Mapping[int, str] = {
     413: "The body is larger than the server takes.",
     415: "The body's content type or encoding is not one that the server reads.",
     500: "The server failed; its log says more under the request's id.",
-    503: "The model is not ready, or more rows wait than the server lets wait.",
+    503: "The model is not ready, more rows wait than the server lets wait, or the engine's process ended.",
     504: "The request's own deadline passed before the engine could begin.",
+    507: "The device has no memory for so many rows; fewer may fit.",
 }
 
 _ERROR_BODIES: Mapping[str, Schema] = {

@@ -22,7 +22,6 @@ from serving.messages import Answer, Headers, Leaving, Request
 from serving.settings import Settings
 from serving.tracked import AsgiApp
 
-
 _CLOSE = ("connection", "close")
 
 

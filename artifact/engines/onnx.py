@@ -18,6 +18,9 @@ _NO_FOLDER = "/dev/null"
 Untold, it opens what the model names in the current directory, or above it, and the file's bytes were never hashed.
 """
 
+_UNSAFE_IN_HALF = ("MatmulTransposeFusion",)
+"""An optimiser of ONNX Runtime 1.31 that ends the process on a float16 model's transposed product, for which the CPU casts."""
+
 _NO_MEMORY = (
     "Failed to allocate memory for requested buffer of size",  # the device refuses what the arena asks for
     "is smaller than requested bytes of",  # the arena's own limit
@@ -35,8 +38,10 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, model: bytes, signature: Signature, options: EngineOptions) -> None:
+        skipped = _UNSAFE_IN_HALF if options.precision == "float16" else ()
+        settings = session_options(options)
         try:
-            self._session = onnxruntime.InferenceSession(model, session_options(options), providers=[_CPU])
+            self._session = onnxruntime.InferenceSession(model, settings, providers=[_CPU], disabled_optimizers=skipped)
         except Exception as cause:  # ONNX Runtime's errors share no base class below Exception
             raise refused(cause) from cause
         self._outputs = checked_outputs(self._session, signature)

@@ -30,6 +30,7 @@ def main(
     require: Annotated[bool, typer.Option("--require", help="Without a GPU, fail.")] = False,
     to: Annotated[Path | None, typer.Option(help="The page to write, with gpu.json beside it. Default: it is printed.")] = None,
     folder: Annotated[Path, typer.Option(help="For artifacts and logs; what is exported there is not exported again.")] = _FOLDER,
+    patience: Annotated[float, typer.Option(min=0.1, help="Times the seconds that each stage may take.")] = 1.0,
     device: Annotated[str, typer.Option(help="cuda:NUMBER; cpu: a rehearsal.", hidden=True)] = "cuda:0",
     smallest: Annotated[bool, typer.Option("--smallest", help="The smallest rehearsal.", hidden=True)] = False,
 ) -> None:
@@ -49,7 +50,7 @@ def main(
         made = Record(results, command, device, plan, kept)
         folder.mkdir(parents=True, exist_ok=True)
         names = [name for name in STAGES if not only or name in {*only, *ALWAYS}]
-        _measure(made, names, folder.resolve(), to)
+        _measure(made, names, folder.resolve(), to, patience)
     text = page.to_markdown(made, STAGES)
     if to is None:
         print(text)
@@ -57,7 +58,7 @@ def main(
         raise typer.Exit(1)
 
 
-def _measure(made: Record, names: list[str], folder: Path, to: Path | None) -> None:
+def _measure(made: Record, names: list[str], folder: Path, to: Path | None, patience: float) -> None:
     """Runs the stages in turn; the page is written after each. A stage has what earlier ones left of their time, too."""
     budgets_s, began_s, due_s = PLANS[made.plan].budgets_s, time.monotonic(), 0.0
 
@@ -65,7 +66,7 @@ def _measure(made: Record, names: list[str], folder: Path, to: Path | None) -> N
         print(f"{time.monotonic() - began_s:6.1f} s  {text}", file=sys.stderr, flush=True)
 
     for name in names:
-        due_s += budgets_s[name]
+        due_s += budgets_s[name] * patience
         seconds = due_s - (time.monotonic() - began_s)
         say(f"{name} begins ({seconds:.0f} s at most)")
         made.begin(name)

@@ -15,6 +15,8 @@ from foundation.storage import canonical_json
 
 NAME = "hungry"
 MOST_ROWS = 16
+RANGE = (2.0 - (1 << 24), float(1 << 24))
+"""Of `x`, in MiB; what engines are tried with at their start lies in its middle."""
 
 _ENGINE = "torchscript"
 _BUDGET = 1e-6
@@ -24,7 +26,7 @@ def write(repository: Path) -> Path:
     """Its artifact: `y` is `x`, a column of float32, after as many MiB as the largest `x` says were taken and let go."""
     rows = np.ones((1, 1), np.float32)
     signature = Signature(
-        (TensorSpec("x", "float32", (BATCH, 1), (0, float(1 << 24))),),
+        (TensorSpec("x", "float32", (BATCH, 1), RANGE),),
         (TensorSpec("y", "float32", (BATCH, 1)),),
         {BATCH: Dim(1, MOST_ROWS)},
     )
@@ -54,7 +56,7 @@ def _torchscript() -> bytes:
 
     class Hungry(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            taken = torch.empty([int(x.max().item()) * 262144], dtype=torch.float32, device=x.device)
+            taken = torch.empty([max(1, int(x.max().item())) * 262144], dtype=torch.float32, device=x.device)
             return x + 0.0 * taken[:1].zero_()
 
     file = io.BytesIO()

@@ -37,12 +37,12 @@ class Plan:
         return next(one for one in self.models if one.key == key)
 
 
-_FULL_S = {"facts": 20, "export": 110, "parity": 45, "bound": 95, "served": 115, "memory": 25, "kills": 35, "packed": 20}
-_QUICK_S = {"facts": 20, "export": 70, "parity": 30, "bound": 40, "served": 60, "memory": 25, "kills": 25, "packed": 20}
+_FULL_S = {"facts": 15, "export": 125, "parity": 35, "bound": 85, "served": 110, "memory": 20, "kills": 45, "packed": 25}
+_QUICK_S = {"facts": 15, "export": 110, "parity": 20, "bound": 40, "served": 65, "memory": 20, "kills": 30, "packed": 20}
 _REHEARSAL_S = dict.fromkeys(_FULL_S, 300)
 
 PLANS: Mapping[str, Plan] = {
-    "full": Plan("full", (RESNET50, BERT), PRECISIONS, _FULL_S, 0.12, 2.5, 0.7, (0.5, 0), 3, 1024, 8192),
+    "full": Plan("full", (RESNET50, BERT), PRECISIONS, _FULL_S, 0.12, 2.0, 0.5, (0.5, 0), 2, 1024, 8192),
     "quick": Plan("quick", (RESNET50, BERT), ("float16", "float32"), _QUICK_S, 0.05, 1.0, 0.5, (0.5,), 1, 1024, 8192),
     "rehearsal": Plan("rehearsal", (IMAGES, TINY_BERT), PRECISIONS, _REHEARSAL_S, 0.01, 0.5, 0.2, (1.0,), 1, 1024, 1 << 20),
     "smallest": Plan("smallest", (TINY_BERT,), ("float16",), _REHEARSAL_S, 0.01, 0.2, 0.1, (1.0,), 1, 1024, 1 << 20),

@@ -13,12 +13,15 @@ _TIMEOUT_S = 5.0
 _MOST_BYTES = 16 * 2**20
 _OURS = "stateserve_build_info"
 _STARTED, _CPU_S, _RSS_BYTES = "process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes"
+_ALL_CPU_S, _ALL_RSS_BYTES = "stateserve_process_cpu_seconds_total", "stateserve_process_resident_bytes"
+_PROCESSES, _RESTARTS = "stateserve_processes", "stateserve_process_restarts_total"
 _LOADS = "stateserve_loads_total"
 _ROWS = "stateserve_batch_rows"
 _STAGES = {name: f"stateserve_{name}_seconds" for name in ("decode", "queue", "infer", "encode")}
 _WHOLE = "stateserve_request_seconds"
 _COUNTERS = frozenset(f"{family}_{part}" for family in (*_STAGES.values(), _WHOLE, _ROWS) for part in ("sum", "count"))
-_KEPT = frozenset({_OURS, _STARTED, _CPU_S, _RSS_BYTES, _LOADS}) | _COUNTERS
+_OF_PROCESSES = frozenset({_ALL_CPU_S, _ALL_RSS_BYTES, _PROCESSES, _RESTARTS})
+_KEPT = frozenset({_OURS, _STARTED, _CPU_S, _RSS_BYTES, _LOADS}) | _COUNTERS | _OF_PROCESSES
 
 Series = tuple[str, str, str]
 """A number's name, model and version; those that it has not are empty."""
@@ -62,7 +65,7 @@ def read_page(host: str, port: int) -> Mapping[Series, float] | None:
 
 
 def parse(text: str) -> Mapping[Series, float] | None:
-    """The numbers of a page that this module needs; None where it is not a page of ours.
+    """The numbers of a page that this module needs, those of the server's processes summed; None where it is not a page of ours.
 
     Raises:
         NotSeen: it is, and cannot be read.
@@ -74,7 +77,11 @@ def parse(text: str) -> Mapping[Series, float] | None:
     except ValueError as cause:
         raise NotSeen(f"GET /metrics is no page for Prometheus: {cause}") from cause
     kept = [sample for sample in samples if sample.name in _KEPT]
-    return {(one.name, one.labels.get("model", ""), one.labels.get("version", "")): one.value for one in kept}
+    numbers: dict[Series, float] = {}
+    for one in kept:
+        series = one.name, one.labels.get("model", ""), one.labels.get("version", "")
+        numbers[series] = one.value + (numbers.get(series, 0.0) if one.name in _OF_PROCESSES else 0.0)
+    return numbers
 
 
 def counted(before: Mapping[Series, float], after: Mapping[Series, float], model: str, version: str | None) -> Counted | None:
@@ -103,16 +110,22 @@ def counted(before: Mapping[Series, float], after: Mapping[Series, float], model
 
 
 def process_use(before: Mapping[Series, float], after: Mapping[Series, float]) -> ServerUse:
-    """What the server's process used by its own word; its memory at the beginning or the end, whichever was more.
+    """What the server's processes used by its own word; their memory at the beginning or the end, whichever was more.
 
     Raises:
-        NotSeen: it does not say (it does on Linux only), or it was started anew in between.
+        NotSeen: it does not say (it does on Linux only), or it, or one of its processes, was started anew in between.
     """
     _require_same_process(before, after)
-    cpu, rss = (_CPU_S, "", ""), (_RSS_BYTES, "", "")
+    restarts = (_RESTARTS, "", "")
+    if before.get(restarts) != after.get(restarts):
+        raise NotSeen("one of the server's processes ended while it was measured, and its time is not told any more")
+    cpu, rss, processes = (_ALL_CPU_S, "", ""), (_ALL_RSS_BYTES, "", ""), (_PROCESSES, "", "")
+    if cpu not in after:
+        cpu, rss = (_CPU_S, "", ""), (_RSS_BYTES, "", "")
     if not all(series in page for series in (cpu, rss) for page in (before, after)):
         raise NotSeen("the server's metrics do not tell its CPU time and memory")
-    return ServerUse(cpu_s=after[cpu] - before[cpu], rss_bytes=int(max(before[rss], after[rss])), processes=1)
+    most = int(max(before[rss], after[rss]))
+    return ServerUse(cpu_s=after[cpu] - before[cpu], rss_bytes=most, processes=int(after.get(processes, 1)))
 
 
 def _require_same_process(before: Mapping[Series, float], after: Mapping[Series, float]) -> None:

@@ -10,7 +10,7 @@ from artifact import tuned
 from artifact.manifest import BENCH
 from artifact.tuned import Choice, Measurement, Tuning
 from bench.tune import halving
-from bench.tune.run import QUIET, SERVED
+from bench.tune.run import QUIET, SERVED, SERVED_ON_CUDA
 
 LOOP_CALL_S = 300e-6
 """Shorter calls run on the server's event loop: serving/warm_up.py says so, and a test that both are the same."""
@@ -43,7 +43,7 @@ def show(tuning: Tuning, directory: Path, console: Console) -> None:
     """Prints it."""
     machine = tuning.machine
     console.print(
-        f"{directory} on {tuning.device}: {machine.cpu}, {machine.cores} cores, in {tuning.spent_s:.0f} s", style="bold"
+        f"{directory} on {_place(tuning)}: {machine.cpu}, {machine.cores} cores, in {tuning.spent_s:.0f} s", style="bold"
     )
     if (noise := noisy(tuning)) is not None:
         console.print(noise, soft_wrap=True)
@@ -54,6 +54,10 @@ def show(tuning: Tuning, directory: Path, console: Console) -> None:
     for failure in tuning.failures:
         console.print(f"left out: {failure.arm}: {failure.reason}", soft_wrap=True)
     console.print(f"\n{server_does(tuning, directory)}", soft_wrap=True)
+
+
+def _place(tuning: Tuning) -> str:
+    return tuning.device if tuning.device == "cpu" else f"{tuning.device} in {tuning.precision}"
 
 
 def noisy(tuning: Tuning) -> str | None:
@@ -71,11 +75,15 @@ def server_does(tuning: Tuning, directory: Path) -> str:
     choice = tuning.choice
     if choice is None:
         return "Nothing was chosen."
-    if tuning.device != "cpu":
-        return f"{choice} is in {BENCH}. The server runs on the CPU in this version, and does not follow it."
-    if choice.arm.engine not in SERVED:
+    if choice.arm.engine not in (SERVED if tuning.device == "cpu" else SERVED_ON_CUDA):
         return f"{choice} is in {BENCH}. The server does not run {choice.arm.engine}, and does not follow it."
     name = directory.resolve().parent.name
+    if tuning.device != "cpu":
+        return (
+            f"From its next start, or after POST /v2/repository/models/{name}/load, `stateserve serve` runs it on "
+            f"{tuning.device} with {choice}, where it computes in {tuning.precision}. What is set of engine, instances, threads and "
+            "max_batch_rows holds against that."
+        )
     return (
         f"From its next start, or after POST /v2/repository/models/{name}/load, `stateserve serve` runs it here with {choice}. "
         f"What is set of engine, instances, threads and max_batch_rows holds against that.{_on_loop(tuning, choice)}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from artifact import Manifest, tuned
+from artifact.artifact import AUTO, computed_precision
 from artifact.check import check
 from artifact.engines import INSTALL, LOADERS
 from artifact.manifest import BENCH
@@ -23,7 +24,10 @@ from bench.tune import halving
 from foundation.storage import locked
 
 SERVED = ("onnx", "torchscript")
-"""The engines that the server runs: what is tuned where nobody says which."""
+"""The engines that the server runs on the CPU: what is tuned where nobody says which."""
+
+SERVED_ON_CUDA = (*SERVED, "pt2")
+"""The engines that the server runs on a GPU."""
 
 QUIET = 0.1
 """Where other work takes a larger share of the cores' time before a run, that is noted."""
@@ -37,7 +41,8 @@ _MODULES = {"onnx": "onnxruntime", "torchscript": "torch", "pt2": "torch"}
 class Request:
     """What to tune: with which engines (none: those of the artifact that the server runs), where, and how long at most.
 
-    `again` measures although bench.json has a complete run of this machine.
+    `again` measures although bench.json has a complete run of this machine. `precision` is what is computed in; `auto`: what the
+    artifact declares on a GPU, float32 on the CPU.
     """
 
     directory: Path
@@ -46,6 +51,7 @@ class Request:
     budget_s: float
     max_call_s: float
     again: bool
+    precision: str = AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ def tune(request: Request, watcher: Watcher) -> Tuning:
 
     Raises:
         NotAnArtifact, DamagedArtifact: there is no artifact.
+        EngineUnavailable: there is no such precision.
         NotTuned: no engine of it runs here, bench.json cannot be written, or another process tunes the same artifact.
     """
     manifest = check(request.directory)
@@ -85,7 +92,8 @@ def tune(request: Request, watcher: Watcher) -> Tuning:
     with locked(request.directory) as is_ours:
         if not is_ours:
             raise NotTuned(f"{request.directory} is being tuned by another process; wait for its end")
-        found = tuned.follow(request.directory, manifest, request.device)
+        precision = computed_precision(request.precision, manifest, request.device)
+        found = tuned.follow(request.directory, manifest, request.device, precision)
         if isinstance(found, Tuning) and not request.again and set(engines) <= set(found.options.engines):
             watcher.tell(_kept(request, found))
             return found
@@ -99,6 +107,7 @@ class _Run:
         self._request, self._signature, self._watch = request, manifest.signature, watcher
         self._options = Options(engines=engines, budget_s=request.budget_s, max_call_s=request.max_call_s)
         machine = Machine.here(request.device)
+        self._precision = computed_precision(request.precision, manifest, request.device)
         self._arms = halving.arms(self._options.engines, machine.cores, request.device)
         read = tuned.read(request.directory, manifest)
         if isinstance(read, Ignored):
@@ -119,14 +128,22 @@ class _Run:
 
     def _begun(self, machine: Machine) -> Tuning:
         """The interrupted run that is there, where it is one of this machine and for the same options; else a new one."""
-        fresh = Tuning(
-            device=self._request.device, complete=False, made_at=_now(), machine=machine, options=self._options, spent_s=0.0
+        fresh = Tuning.model_validate(
+            {
+                "device": self._request.device,
+                "precision": self._precision,
+                "complete": False,
+                "made_at": _now(),
+                "machine": machine,
+                "options": self._options,
+                "spent_s": 0.0,
+            }
         )
         there = self._file.of(self._request.device, complete=False)
         if there is None or not there.measurements:
             return fresh
         reasons = there.machine.differences(machine)
-        if there.options != self._options:
+        if there.options != self._options or there.precision != self._precision:
             reasons.append("other options")
         if reasons:
             self._watch.tell(f"begins anew: the interrupted run that is there had {'; '.join(reasons)}")
@@ -175,6 +192,7 @@ class _Run:
             threads=arm.threads,
             seconds=dict.fromkeys(sizes, seconds),
             device=self._request.device,
+            precision=self._precision,
             max_call_s=self._options.max_call_s,
             limit_s=max(self._left_s(), 0.0),
             prove=not any(one.arm.engine == arm.engine for one in self._tuning.measurements),
@@ -242,7 +260,8 @@ class _Run:
 def _engines(request: Request, manifest: Manifest, watcher: Watcher) -> tuple[str, ...]:
     """The engines to measure, of which the libraries are here. Raises NotTuned where there is none."""
     held = ", ".join(manifest.formats)
-    wanted = tuple(dict.fromkeys(request.engines)) or tuple(name for name in manifest.formats if name in SERVED)
+    served = SERVED if request.device == "cpu" else SERVED_ON_CUDA
+    wanted = tuple(dict.fromkeys(request.engines)) or tuple(name for name in manifest.formats if name in served)
     if not wanted:
         raise NotTuned(
             f"{request.directory} holds {held}, which the server does not run; --engine {held} measures it all the same"

@@ -22,6 +22,7 @@ ANSWER_S = 60.0
 _LAST_WORDS_S = 1.0
 """How long what a process had sent is waited for when it has ended."""
 _SHORT_LIFE_S = 10.0
+_SHORTEST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 
 Json = Mapping[str, Any]
@@ -179,15 +180,24 @@ async def start(module: str, name: str, on_message: Callable[[Child, Message], N
 
 
 class BackOff:
-    """How long to wait before a process that ended is started again: not at all at first, then longer each time it ends soon."""
+    """How long to wait before a process that ended is started again.
+
+    Not at all at first. One that ends again and again before it was ready waits longer each time; one that had been ready is
+    missed by those who ask, and waits a second at most.
+    """
 
     def __init__(self) -> None:
-        self._quick_ends = 0
+        self._unready_ends = self._quick_ends = 0
 
-    def pause_s(self, lived_s: float) -> float:
-        """Seconds to wait after a life of `lived_s`: 0, then 1, 2, 4 … 30."""
+    def pause_s(self, lived_s: float, *, was_ready: bool) -> float:
+        """Seconds to wait after a life of `lived_s`."""
         self._quick_ends = self._quick_ends + 1 if lived_s < _SHORT_LIFE_S else 0
-        return 0.0 if self._quick_ends <= 1 else min(2.0 ** (self._quick_ends - 2), _LONGEST_PAUSE_S)
+        self._unready_ends = 0 if was_ready else self._unready_ends + 1
+        if self._quick_ends <= 1:
+            return 0.0
+        return (
+            _SHORTEST_PAUSE_S if was_ready else min(_SHORTEST_PAUSE_S * 2.0 ** max(0, self._unready_ends - 2), _LONGEST_PAUSE_S)
+        )
 
 
 def _environment() -> dict[str, str]:

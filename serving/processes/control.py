@@ -222,7 +222,7 @@ class Control:
             if not listening.done() and not self.serving.done():
                 self.serving.set_exception(NoFrontEnd(f"front end {number} {why}"))
                 return
-            pause_s = back_off.pause_s(self.loop.time() - began_s)
+            pause_s = back_off.pause_s(self.loop.time() - began_s, was_ready=front is not None)
             log.error("front end %d %s; another is started %s", number, why, _soon(pause_s))
             self.restarts[FRONT_END] += 1
             await asyncio.sleep(pause_s)
@@ -416,7 +416,7 @@ class Control:
             if self._ending:
                 return
             seat.child, seat.trouble = None, f"{ended.name} {ended.how_it_ended()}"
-            pause_s = seat.back_off.pause_s(ended.lived_s)
+            pause_s = seat.back_off.pause_s(ended.lived_s, was_ready=True)
             while seat.child is None:
                 log.error(
                     "%s version %d: %s; another is started %s",
@@ -428,7 +428,7 @@ class Control:
                 try:
                     await self._replace(version, seat)
                 except (StateserveError, OSError) as error:
-                    seat.trouble, pause_s = str(error), seat.back_off.pause_s(0.0)
+                    seat.trouble, pause_s = str(error), seat.back_off.pause_s(0.0, was_ready=False)
             log.info("%s version %d: %s took its place", version.name, version.version, seat.child.name, extra=facts)
 
     async def _replace(self, version: RemoteVersion, seat: Seat) -> None:

@@ -114,11 +114,6 @@ def model_config(
     return config
 
 
-def precision(manifest: Manifest, asked: str, devices: Sequence[str]) -> str:
-    """What a version computes in: float32 on a CPU, and on a GPU what the artifact declares, unless it is set."""
-    return "float32" if asked == "float32" or tuple(devices) == ("cpu",) else manifest.precision
-
-
 def signature_text(signature: Signature) -> str:
     """The whole signature for programs, which `model_metadata` tells people only: JSON, as the manifest has it."""
     return orjson.dumps(signature.to_json()).decode()

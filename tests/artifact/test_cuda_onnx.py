@@ -170,8 +170,8 @@ def test_an_operation_without_a_kernel(runtime):
     with pytest.raises(EngineUnavailable) as caught:
         load_engine("onnx", model("Erf", "Abs"), SIGNATURE, EngineOptions(device="cuda:0"))
     assert str(caught.value) == (
-        f"ONNX Runtime {onnxruntime.__version__} has no CUDA kernel for Abs, Erf of model.onnx, and nothing falls back to the CPU "
-        "in silence: take engine torchscript or pt2 for cuda:0, or run on the CPU"
+        f"ONNX Runtime {onnxruntime.__version__} has no CUDA kernel for Abs, Erf of model.onnx, and nothing falls back to the "
+        "CPU in silence: take engine torchscript or pt2 for cuda:0, or run on the CPU"
     )
 
 

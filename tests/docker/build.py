@@ -107,7 +107,7 @@ class Builder:
             change=self._change,
         )
         if stage.base in self._ended:
-            shutil.copytree(state.stage_root(stage.base), state.root, symlinks=True, copy_function=os.link)
+            subprocess.run(["cp", "--archive", "--link", state.stage_root(stage.base), state.root], check=True)  # owners, too
         else:
             state.root.mkdir()
         self._present = stage.name

@@ -149,3 +149,29 @@ def small(tmp_path_factory):
         folder.net("good", "small", outputs={"y": {"dtype": "float32", "shape": ["batch", 3], "labels": "names.txt"}})
         folder.write("low\nmiddle\nhigh\n", "names.txt")
         return folder, folder.export(formats=("onnx", "torchscript", "pt2"))
+
+
+@pytest.fixture(scope="session")
+def pixels(tmp_path_factory):
+    """A small ResNet over uint8 images, exported to every format in float16, once: the model, and what export said. Read only."""
+    params = {"num_classes": 3, "normalize": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+    work = Work(tmp_path_factory.mktemp("pixels"))
+    with fresh_registry():
+        torch.manual_seed(0)
+        plain = model_defs.build("resnet18", {"num_classes": 3})
+        for module in plain.modules():
+            if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2)
+        work.save({"state_dict": plain.state_dict()})  # as torchvision's: no key of the normalisation
+        model = model_defs.build("resnet18", params).eval()
+        model.load_state_dict(plain.state_dict())
+        work.write(
+            {
+                **work.data("resnet18", params),
+                "inputs": {"image": {"dtype": "uint8", "shape": ["batch", 3, 32, 32], "range": [0, 255]}},
+                "dims": {"batch": {"min": 1, "max": 4}},
+                "precision": "float16",
+            }
+        )
+        return model, work.export(formats=("onnx", "torchscript", "pt2"))

@@ -202,7 +202,7 @@ def test_json(run, work):
 
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert told.keys() == {"path", "content_id", "created", "sizes", "worst", "notices", "left_out", "seconds"}
+    assert told.keys() == {"path", "content_id", "created", "sizes", "worst", "notices", "left_out", "seconds", "precisions"}
     assert told["path"] == "model_repository/small/1"
     assert told["content_id"] == read_manifest(work.folder / told["path"]).content_id
     assert told["created"] is True

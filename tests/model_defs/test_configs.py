@@ -11,6 +11,7 @@ import model_defs
 
 FOLDER = Path(model_defs.__file__).parent / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
+FOR_CUDA = ["bert_float16", "resnet50_uint8"]
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
@@ -25,16 +26,32 @@ def tensor(declared, sizes):
 
 
 def test_there_is_one_for_each_architecture():
-    """resnet34 differs from resnet18 in its name alone."""
-    assert [path.stem for path in CONFIGS] == ["bert", "digits_cnn", "mlp", "resnet18", "resnet50", "vit"]
-    assert {path.stem for path in CONFIGS} == set(model_defs.registered()) - {"resnet34"}
+    """resnet34 differs from resnet18 in its name alone; two have a second one, for CUDA."""
+    names = ["bert", "bert_float16", "digits_cnn", "mlp", "resnet18", "resnet50", "resnet50_uint8", "vit"]
+    assert [path.stem for path in CONFIGS] == names
+    assert {path.stem.partition("_")[0] if path.stem in FOR_CUDA else path.stem for path in CONFIGS} == set(
+        model_defs.registered()
+    ) - {"resnet34"}
 
 
 def test_the_keys_are_the_schemas(config):
-    """Only bert says something of weights, which are otherwise loaded as they are."""
-    known = {"schema", "model", "weights", "inputs", "dims", "outputs", "formats"}
-    assert config.keys() == known - (set() if config["model"]["name"] == "bert" else {"weights"})
+    """Only bert says something of weights, which are otherwise loaded as they are, and only those for CUDA of precision."""
+    known = {"schema", "model", "weights", "inputs", "dims", "outputs", "formats", "precision"}
+    left_out = {"weights"} - ({"weights"} if config["model"]["name"] == "bert" else set())
+    left_out |= set() if config.get("precision") else {"precision"}
+    assert config.keys() == known - left_out
     assert config["schema"] == 1
+
+
+@pytest.mark.parametrize("name", FOR_CUDA)
+def test_those_for_cuda_compute_in_float16(name):
+    """And are otherwise their namesakes: the same model, the same outputs."""
+    own, plain = (
+        yaml.safe_load((FOLDER / f"{stem}.yaml").read_text(encoding="utf-8")) for stem in (name, name.partition("_")[0])
+    )
+    assert own["precision"] == "float16"
+    assert own["outputs"] == plain["outputs"]
+    assert own["model"]["params"].items() >= plain["model"]["params"].items()
 
 
 def test_the_inputs_are_the_parameters_of_forward(config):

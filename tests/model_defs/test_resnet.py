@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, batch_norm, conv2d, linear, max_pool2d
 
 import model_defs
+from model_defs.errors import InvalidParams
 
 LAYOUTS = {  # name: blocks per stage, convolutions per block, entries, parameters
     "resnet18": ((2, 2, 2, 2), 2, 122, 11_689_512),
@@ -90,6 +91,57 @@ def test_the_numbers_follow_from_the_keys(name):
     expected = reference(model.state_dict(), image, depths, convolutions)
     assert expected.shape == (2, 5)
     torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_normalised_inside(channels):
+    """With `normalize` the network gives for pixels what it gives without for the numbers that torchvision makes of them."""
+    torch.manual_seed(0)
+    params = {"num_classes": 5, "in_channels": channels}
+    mean, std = [0.485, 0.456, 0.406][:channels], [0.229, 0.224, 0.225][:channels]
+    plain = model_defs.build("resnet18", params).eval()
+    inside = model_defs.build("resnet18", {**params, "normalize": {"mean": mean, "std": std}}).eval()
+    inside.load_state_dict(plain.state_dict())
+    pixels = torch.randint(0, 256, (2, channels, 64, 64), dtype=torch.uint8)
+
+    per_channel = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    expected = plain((pixels / 255).sub(next(per_channel)).div(next(per_channel)))
+
+    torch.testing.assert_close(inside(pixels), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_normalisation_has_no_keys(name):
+    """Mean and deviation come from the config: torchvision's weights load as they are."""
+    normalize = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+    assert list(unallocated(name, normalize=normalize).state_dict()) == list(unallocated(name).state_dict())
+
+
+def test_pixels_are_uint8():
+    """Numbers between 0 and 1 would pass for nearly black pixels: they are refused."""
+    model = model_defs.build("resnet18", {"num_classes": 2, "normalize": {"mean": [0.5] * 3, "std": [0.2] * 3}}).eval()
+    with pytest.raises(ValueError, match="image is") as caught:
+        model(torch.rand(1, 3, 64, 64))
+    assert str(caught.value) == "image is float32, expected uint8: with normalize, the network takes pixels from 0 to 255"
+
+
+@pytest.mark.parametrize(
+    ("normalize", "problem"),
+    [
+        (
+            {"mean": [0.5], "std": [0.2, 0.2, 0.2]},
+            "params: normalize.mean has 1 values, expected in_channels (3) of them",
+        ),
+        ({"mean": [0.5] * 3, "std": [0.2, 0.2, 0]}, "params.normalize.std.2 is 0, expected greater than 0"),
+        ({"mean": [0.5] * 3}, "params.normalize.std is missing, expected a value, since it has no default"),
+    ],
+)
+def test_what_is_no_normalisation(normalize, problem):
+    """One mean and one deviation above 0 for every channel."""
+    with pytest.raises(InvalidParams) as caught:
+        model_defs.build("resnet18", {"normalize": normalize})
+    assert str(caught.value) == f"the params do not fit resnet18:\n  {problem}"
 
 
 def test_the_params_change_the_first_and_the_last_layer_only():

@@ -132,6 +132,22 @@ def test_who_logs_never_waits(pipe):
     assert sum(int(line.split()[0]) for line in notices) == handler.dropped_lines == 6000 - len(numbers) > 1500
 
 
+def test_which_of_several_processes(pipe):
+    """Every line says whose it is; what is written at once is whole lines, and no more than a pipe takes from one of several."""
+    reading, writing = pipe
+    lines = LogLines(writing)
+    lines.setFormatter(JsonFormatter())
+    lines.process = "front end 2"
+    for number in range(100):
+        lines.emit(record("line %d of some length, so that many of them are more than a pipe takes at once", number))
+    lines.flush()
+    written = [json.loads(line) for line in os.read(reading, 1 << 20).splitlines()]
+
+    assert [line["message"].split()[1] for line in written] == [str(number) for number in range(100)]
+    assert {line["process"] for line in written} == {"front end 2"}
+    assert list(written[0])[:5] == ["time", "level", "logger", "message", "process"]
+
+
 def test_a_pipe_that_does_not_block(pipe):
     """A descriptor that someone made non-blocking loses nothing."""
     reading, writing = pipe

@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from serving.metrics import BATCH_ROWS, FOLD_AT, PROTOCOLS, REASONS, SECONDS, STAGES, Metrics, VersionMetrics
+from serving.processes.figures import ProcessFigures
 from serving.protocols.statistics import statistics
 from serving.settings import Settings
 from serving.torchserve.metrics.metrics import TorchServeMetrics
@@ -296,6 +297,7 @@ def test_the_docs_list_every_metric():
     of_mar_models = TorchServeMetrics(Settings())
     of_mar_models.inferred("m", "1.0", 0.1, 0.2)
     metrics.add(of_mar_models)
+    metrics.add(ProcessFigures())
     shown = {}
     for family in page(metrics, OPENMETRICS).values():
         if family.name.startswith("stateserve_"):

@@ -249,7 +249,7 @@ def test_placeholders(made):
 def test_errors(made):
     """Below /v2 an error is `{"error"}`, elsewhere TorchServe's three fields; FastAPI's 422, which is never answered, is gone."""
     infer, predictions = (made["paths"][path]["post"]["responses"] for path in paths_of("image"))
-    statuses = ["200", "400", "404", "406", "408", "413", "415", "500", "503", "504"]
+    statuses = ["200", "400", "404", "406", "408", "413", "415", "500", "503", "504", "507"]
     busy = made["components"]["responses"]["OipError503"]
 
     assert list(infer) == list(predictions) == statuses

@@ -1,4 +1,4 @@
-"""A device's memory: how much of it PyTorch may take, and whether a failure was for want of it."""
+"""A device's memory: how much of it PyTorch may take, and whether a failure was for want of it. Not run on a device yet."""
 
 from typing import Protocol
 

@@ -1,7 +1,7 @@
 """One lane's streams: what it uploads and computes is ordered by events, and overlaps with what other lanes do.
 
-Nothing here can run on a CPU. Source of the capture's steps (runs before it on the same stream, a pool that is shared by graphs
-which never run at once): https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+Nothing here can run on a CPU, and nothing here was run on a device yet. Source of the capture's steps (runs before it on the same
+stream, a pool that is shared by graphs which never run at once): https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 import threading
@@ -94,5 +94,6 @@ class CudaStreams:
 
     def finish(self) -> None:
         """See `Streams.finish`. It lets other threads run meanwhile."""
+        self._compute.wait_event(self._uploaded)  # a call that failed may have computed nothing behind its upload
         self._done.record(self._compute)
         self._done.synchronize()

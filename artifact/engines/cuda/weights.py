@@ -12,12 +12,21 @@ _HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _IN_HALF = frozenset({"linear", "conv1d", "conv2d", "conv3d", "_convolution", "convolution", "matmul", "mm", "bmm", "addmm"})
 """Operations that autocast runs in half precision, whatever the device."""
 _CONVOLUTIONS = frozenset({"conv2d", "_convolution", "convolution"})
+_ALLOW_TF32 = 12
+"""Which input of `aten::_convolution` says whether TF32 is allowed."""
 _FILTERS = 4
 """Dimensions of the weights of a convolution over images."""
 
 
 def place_script(program: Any, device: str, precision: str) -> None:
-    """Fits a frozen TorchScript program for a device, before its first run: its weights, and the devices that it names."""
+    """Fits a frozen TorchScript program for a device, before its first run: its weights, and the devices that it names.
+
+    Tracing also wrote into every convolution whether TF32 was allowed where it was traced, which holds against PyTorch's switch.
+    """
+    for node in program.graph.findAllNodes("aten::_convolution", recurse=True):
+        allowed = program.graph.insertConstant(precision == "tf32")
+        allowed.node().moveBefore(node)
+        node.replaceInput(_ALLOW_TF32, allowed)
     for node in program.graph.findAllNodes("prim::Constant", recurse=True):
         kind = node.output().type().kind()
         if kind == "DeviceObjType" and node.s("value").partition(":")[0] == "cpu":
@@ -32,16 +41,18 @@ def place_module(module: torch.fx.GraphModule, precision: str) -> None:
 
     The checks of element types that its export wrote into it are those of float32: they go where autocast runs it.
     """
+    users: dict[str, set[str]] = {}
     for node in list(module.graph.nodes):
         if precision in _HALVES and node.target is torch.ops.aten._assert_tensor_metadata.default:  # noqa: SLF001 - its name
             module.graph.erase_node(node)
-        elif node.op == "get_attr":
-            path, _, name = node.target.rpartition(".")
-            owner = module.get_submodule(path)
-            value = getattr(owner, name)
-            if isinstance(value, torch.Tensor):
-                users = {getattr(user.target, "_opname", "") for user in node.users}
-                _set(owner, name, _fitted(value.detach(), users, precision))
+        elif node.op == "get_attr":  # a weight that is read twice, by an embedding and a product, has two such nodes
+            users.setdefault(str(node.target), set()).update(getattr(user.target, "_opname", "") for user in node.users)
+    for target, operations in users.items():
+        path, _, name = target.rpartition(".")
+        owner = module.get_submodule(path)
+        value = getattr(owner, name)
+        if isinstance(value, torch.Tensor):
+            _set(owner, name, _fitted(value.detach(), operations, precision))
     module.recompile()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from artifact import Signature, golden, load
 from artifact.engines import MODEL_FILES
-from artifact.errors import InvalidInput
+from artifact.errors import InvalidInput, OutOfMemory
 from serving.errors import BadRequest, ServingError, UnsupportedBody
 from serving.joined import JoinedEngine, Outcome
 from serving.messages import Answer, Request
@@ -47,11 +47,15 @@ class Part:
 
 
 class PackedModel:
-    """A model that was checked, and gave the numbers that were proven: made by `proven`."""
+    """A model that was checked, and gave the numbers that were proven: made by `proven`.
+
+    A call that the device has no memory for fails with 507, and those after it have half as many rows at most.
+    """
 
     def __init__(self, place: Place, signature: Signature, engine: JoinedEngine, limits: Limits) -> None:
         self._codec = PredictionsCodec(place.name, place.version, signature, limits)
         self._engine = engine
+        self._signature = signature
         self._most_rows = most_rows(signature)
         self._max_body_bytes = limits.max_body_bytes
 
@@ -77,9 +81,18 @@ class PackedModel:
         found: list[list[Outcome]] = [[each] if isinstance(each, Exception) else [] for each in asked]
         for call in self._calls(asked):
             outcomes = self._engine.run([part.inputs for part in call], [part.rows for part in call])
+            if any(isinstance(outcome, OutOfMemory) for outcome in outcomes):
+                self._halve(sum(part.rows for part in call))
             for part, outcome in zip(call, outcomes, strict=True):
                 found[part.request].append(outcome)
         return [_joined(outcomes) for outcomes in found]
+
+    def _halve(self, rows: int) -> None:
+        """So many rows were too many for the device's memory."""
+        most = fewer_rows(self._signature, rows)
+        if most < self._most_rows:
+            log.warning("the device has no memory for calls of %d rows: from now on they have %d at most", rows, most)
+            self._most_rows = most
 
     def _calls(self, asked: Sequence[Asked | Exception]) -> Iterator[list[Part]]:
         """The parts of all requests that are to be run, in calls: of one group each, with as many rows as fit."""
@@ -116,6 +129,8 @@ class PackedModel:
 def proven(place: Place, device: str, threads: int | None) -> PackedModel:
     """The model, after every hash was checked and every golden case replayed, alone and in the largest batch, on the device.
 
+    On a GPU it computes in the precision that the artifact declares.
+
     Raises:
         StateserveError: a check failed, or the engine cannot run here.
     """
@@ -123,8 +138,8 @@ def proven(place: Place, device: str, threads: int | None) -> PackedModel:
     replayed = loaded.replay()
     golden.require(replayed)
     log.info(
-        "%s version %d runs on engine %s, %s: %d comparisons with golden cases hold",
-        *(place.name, place.version, loaded.engine.name, device, len(replayed)),
+        "%s version %d runs on engine %s, %s, in %s: %d comparisons with golden cases hold",
+        *(place.name, place.version, loaded.engine.name, device, loaded.precision, len(replayed)),
     )
     signature = loaded.signature
     limits = Limits(max_rows=max(_MOST_ROWS, _MOST_CALLS * most_rows(signature)))
@@ -161,6 +176,14 @@ def most_rows(signature: Signature) -> int:
     return max(dim.min, dim.max - dim.max % dim.multiple)
 
 
+def fewer_rows(signature: Signature, rows: int) -> int:
+    """Half as many rows, or as few as the model takes: a number that was proven."""
+    if signature.batch_dim is None:
+        return 1
+    dim = signature.dims[signature.batch_dim]
+    return max(-(-dim.min // dim.multiple) * dim.multiple, rows // 2 // dim.multiple * dim.multiple)
+
+
 def _padding(signature: Signature) -> Callable[[int], int]:
     """How many rows a call for so many is given: the next number that was proven."""
     if signature.batch_dim is None:
@@ -179,9 +202,17 @@ def _joined(outcomes: list[Outcome]) -> Outcome:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _status(error: object) -> int:
+    if isinstance(error, InvalidInput):
+        return 400
+    if isinstance(error, OutOfMemory):
+        return 507
+    return error.status if isinstance(error, ServingError) else 500
+
+
 def _refusal(error: object, request_id: str) -> Answer:
     """The error as our server tells it: the client's fault in full, our own by its kind."""
-    status = 400 if isinstance(error, InvalidInput) else error.status if isinstance(error, ServingError) else 500
+    status = _status(error)
     kind, message = type(error).__name__, str(error)
     if status >= 500:
         log.error("request %s failed", request_id, exc_info=error if isinstance(error, Exception) else None)

@@ -75,5 +75,3 @@ def test_a_stage_that_will_not_end_is_killed(run, monkeypatch):
 
     assert ended.status == "out of time"
     assert gone(found[0]["pid"])
-
-

@@ -59,7 +59,7 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
-        return torch.cond(y.numel() > 6, lambda y: self.b(y), lambda y: self.b(y) + 0, (y,))
+        return torch.cond(y.numel() > 6, self.b, lambda y: self.b(y) + 0, (y,))
 
 
 @register_model("encoder", params=Params)

@@ -30,18 +30,25 @@ def found(tmp_path):
     return find
 
 
-@pytest.fixture
-def shifted_repository(tmp_path):
+@pytest.fixture(scope="module")
+def shifted_repository(tmp_path_factory):
     """Two models that add their version's number: `near` is short enough for every front end, `apart` has its own processes."""
-    repository = tmp_path / "repository"
+    repository = tmp_path_factory.mktemp("shifted")
     for name in ("near", "apart"):
         write_model(repository, name, 1, shifted(1))
     return repository
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def several(start_server, shifted_repository):
     """A server on that repository, of two front ends and two engine processes."""
+    with start_server(shifted_repository, *APART) as running:
+        yield running
+
+
+@pytest.fixture
+def mortal(start_server, shifted_repository):
+    """Another such server, for one test."""
     with start_server(shifted_repository, *APART) as running:
         yield running
 

@@ -226,10 +226,12 @@ def test_a_child_that_does_not_answer(stand_in):
 
 
 def test_pauses_before_another():
-    """At once at first; then longer each time, while it keeps ending soon."""
+    """At once at first; longer each time for one that never becomes ready; soon for one that had been."""
     back_off = BackOff()
-    assert [back_off.pause_s(0.1) for _ in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
-    assert [back_off.pause_s(100), back_off.pause_s(0.1), back_off.pause_s(0.1)] == [0, 0, 1]
+    assert [back_off.pause_s(0.1, was_ready=False) for _ in range(8)] == [0, 1, 2, 4, 8, 16, 30, 30]
+    assert [back_off.pause_s(0.1, was_ready=True), back_off.pause_s(0.1, was_ready=False)] == [1, 1]
+    assert [back_off.pause_s(100, was_ready=True), back_off.pause_s(5, was_ready=True)] == [0, 0]
+    assert [back_off.pause_s(5, was_ready=True) for _ in range(5)] == [1] * 5
 
 
 # What several counted.
@@ -254,7 +256,7 @@ def test_sums():
     assert list(both.whole.within) == [a + b for a, b in zip(one.whole.within, other.whole.within, strict=True)]
     assert {rows: calls.count for rows, calls in both.calls.items()} == {2: 3, 4: 5}
     assert both.stages["infer"].sum_s == pytest.approx(one.stages["infer"].sum_s + other.stages["infer"].sum_s)
-    assert both.last_s == max(one.last_s, other.last_s)
+    assert both.last_s == max(filter(None, (one.last_s, other.last_s)))
     assert summed([]) == NOTHING
 
 
@@ -287,7 +289,9 @@ def root(make_repository, mlp_artifact, counting_artifact):
     return make_repository({"mlp/1": mlp_artifact, "mlp/2": mlp_artifact, "counting/7": counting_artifact})
 
 
-@pytest.fixture(scope="module", params=[
+@pytest.fixture(
+    scope="module",
+    params=[
         pytest.param(TWO, id="in the front ends"),
         pytest.param(OF_THEIR_OWN, id="in processes", marks=pytest.mark.processes),
     ],

@@ -2,6 +2,10 @@
 
 import pytest
 
+from bench.observed import listening, page
+from bench.observed.kinds import CONTROL, ENGINE, FRONT_END
+from bench.observed.processes import ServerProcesses
+
 ROWS = {"inputs": {"x": [[1, 0, 3, 4]]}}
 
 
@@ -31,6 +35,22 @@ def test_management_is_the_same_everywhere(several):
     answers = [several.get("/v2/models/apart/config") for _ in range(8)]
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
+
+
+def test_load_test_sees_all_processes(several):
+    """By its port, a server is control with all that it started; each kind's time is told, as it is on the page of metrics."""
+    roots = listening.serving("127.0.0.1", several.port)
+    assert [root.pid for root in roots] == [several.process.pid]
+    seen, before = ServerProcesses(roots), page.read_page("127.0.0.1", several.port)
+    for _ in range(200):
+        several.predict("apart", ROWS)
+    seen.ended()
+    kinds, told = seen.use.kinds, page.process_use(before, page.read_page("127.0.0.1", several.port))
+    assert {name: one.processes for name, one in kinds.items()} == {CONTROL: 1, FRONT_END: 2, ENGINE: 2}
+    assert kinds[FRONT_END].cpu_s > 0
+    assert sum(one.cpu_s for one in kinds.values()) == pytest.approx(seen.use.cpu_s)
+    assert (told.processes, seen.use.processes) == (5, 5)
+    assert told.cpu_s > 0
 
 
 @pytest.mark.processes

@@ -41,6 +41,7 @@ def test_engine_processes_that_are_killed_come_back(several, pids_of, wait_for):
     assert answer.json()["outputs"]["y"] == ANSWER
     wait_for(lambda: len(told(several, "took its place")) == 2 and several.get("/ready").status_code == 200)
     assert several.metric("stateserve_process_restarts_total", kind="engine") == 2
+    assert several.metric("stateserve_processes", kind="engine") == 2
 
 
 def test_front_end_that_is_killed_comes_back(several, pids_of, wait_for):
@@ -58,14 +59,14 @@ def test_front_end_that_is_killed_comes_back(several, pids_of, wait_for):
     assert several.metric("stateserve_requests_answered_total", model="near") == before + 1
 
 
-def test_nothing_outlives_control(several, pids_of, wait_for):
+def test_nothing_outlives_control(mortal, pids_of, wait_for):
     """When control is killed, every other process ends by itself, and the port is free."""
-    processes = pids_of(several)
+    processes = pids_of(mortal)
     assert len(processes) == 5
-    several.process.kill()
-    several.process.wait()
+    mortal.process.kill()
+    mortal.process.wait()
     wait_for(lambda: not any(map(is_running, processes)))
-    wait_for(lambda: is_free(several.port))
+    wait_for(lambda: is_free(mortal.port))
 
 
 @pytest.mark.processes

@@ -520,3 +520,29 @@ def test_only_imports_are_renamed():
         "import stateserve_run.serving.torchserve.packed.plain_json as orjson\nfrom artifacts import y\n"
         "import stateserve_run.serving.torchserve.packed.no_simdjson as simdjson\n"
     )
+
+
+def test_a_call_without_memory(archives, tmp_path, monkeypatch):
+    """It is answered with 507; the calls after it have half as many rows at most, as few as the model takes in the end."""
+    worker = Worker(archives["mlp"], "mlp")
+    model = worker.handler._model
+    errors = sys.modules[f"{run_path.PACKAGE}.artifact.errors"]
+    whole, seen = model._engine._engine.run, []
+
+    def run(inputs):
+        seen.append(len(inputs["x"]))
+        if seen[-1] > 4:
+            raise errors.OutOfMemory("cuda:0 has no memory for this call")
+        return whole(inputs)
+
+    monkeypatch.setattr(model._engine, "_engine", types.SimpleNamespace(run=run))
+    large = mlp({"inputs": ROWS[:16].tolist()})
+    answers = [worker.ask(large)[0] for _ in range(3)]
+
+    assert [status for status, _, _ in answers] == [507, 507, 200]
+    assert json.loads(answers[0][2]) == {
+        "code": 507,
+        "type": "OutOfMemory",
+        "message": "OutOfMemory: the server failed; its log says more under request id id-0",
+    }
+    assert seen == [16, 8, 8, 4, 4, 4, 4]
