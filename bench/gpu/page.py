@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import NotWritten
+from bench.gpu import needs
 from bench.gpu.bottleneck import GOAL, TARGET_MS
 from bench.gpu.record import Record, StageRecord
 from bench.gpu.stage import Stage
@@ -17,8 +18,18 @@ _MOST_SHOWN = 360
 _MISSING = (
     "**Not measured yet: every figure of this page is missing.** What is written for CUDA was never run on a GPU. `make gpu` "
     "measures it in under eight minutes on a machine that has one, and writes this page and `gpu.json` beside it; elsewhere it "
-    "says so in a line and does nothing. It needs PyTorch with CUDA there, and a few small packages: on a machine without a "
-    "network they are installed from `build/wheels`, which `make gpu-wheels` fills on a machine with one."
+    "says so in a line and does nothing."
+)
+_NEEDED = (
+    "## What it needs\n\n"
+    f"There have to be PyTorch with CUDA, and {', '.join(name for name in needs.HEAVY if name != 'torch')}. The rest is 21 MB of "
+    "wheels: `make gpu-wheels` downloads them into `build/wheels` on a machine with a network (for Python 3.12 on x86-64; "
+    "`python -m bench.gpu.wheels --help` for another), and `make gpu` installs them from there without one, into an environment "
+    "of its own that finds all else where `PYTHON` finds it: "
+    f"{', '.join(needs.PACKAGES)}. ONNX Runtime is measured on CUDA where its CUDA build is there, 256 MB more: "
+    "`python -m bench.gpu.wheels --onnxruntime-gpu FOLDER --parts-mb 40` downloads it, cut for whoever has to carry it in parts; "
+    "put together beside the other wheels (`cat PARTS > WHEEL`) it is installed with them, and finds CUDA's libraries in the "
+    "packages that PyTorch brought."
 )
 
 
@@ -37,7 +48,7 @@ def not_measured(stages: Sequence[Stage]) -> str:
         f"Goals: ResNet-50 and the BERT encoder at float16 are served at {GOAL:g} of the engine's bound or more with p99 under "
         f"{TARGET_MS:g} ms, or the bottleneck is named with numbers; every answer is within its budget against float64."
     )
-    return f"# {TITLE}\n\n{_MISSING}\n\nWhat will stand here:\n\n{does}\n\n{goals}\n"
+    return f"# {TITLE}\n\n{_MISSING}\n\nWhat will stand here:\n\n{does}\n\n{goals}\n\n{_NEEDED}\n"
 
 
 def to_markdown(record: Record, stages: Mapping[str, Stage]) -> str:
@@ -52,6 +63,7 @@ def to_markdown(record: Record, stages: Mapping[str, Stage]) -> str:
     for stage in ran:
         for section in stage.tell(record.stages[stage.name].findings, record.findings):
             lines += _section(section)
+    lines += ["", _NEEDED]
     return "\n".join(lines) + "\n"
 
 

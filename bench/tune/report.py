@@ -81,8 +81,8 @@ def server_does(tuning: Tuning, directory: Path) -> str:
     if tuning.device != "cpu":
         return (
             f"From its next start, or after POST /v2/repository/models/{name}/load, `stateserve serve` runs it on "
-            f"{tuning.device} with {choice}, where it computes in {tuning.precision}. What is set of engine, instances, threads and "
-            "max_batch_rows holds against that."
+            f"{tuning.device} with {choice}, where it computes in {tuning.precision}. What is set of engine, instances, "
+            "threads and max_batch_rows holds against that."
         )
     return (
         f"From its next start, or after POST /v2/repository/models/{name}/load, `stateserve serve` runs it here with {choice}. "

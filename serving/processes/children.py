@@ -21,9 +21,6 @@ ANSWER_S = 60.0
 """How long a process may take to answer what is no work: one that does not is ended, and replaced."""
 _LAST_WORDS_S = 1.0
 """How long what a process had sent is waited for when it has ended."""
-_SHORT_LIFE_S = 10.0
-_SHORTEST_PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 30.0
 
 Json = Mapping[str, Any]
 
@@ -53,6 +50,7 @@ class Child:
         self.pid = process.pid
         self.links = links
         self.trouble = ""
+        self._killed_because = ""
         self.started_at = time.monotonic()
         self._process = process
         self._on_message = on_message
@@ -94,8 +92,8 @@ class Child:
             async with asyncio.timeout(timeout_s):
                 answer = (await future).head
         except TimeoutError as cause:
-            self.kill()
-            raise ProcessEnded(f"{self.name} did not answer for {timeout_s:g} s, and was ended") from cause
+            self.kill(f"did not answer for {timeout_s:g} s, and was ended")
+            raise ProcessEnded(f"{self.name} {self._killed_because}") from cause
         finally:
             for key in keys:
                 self._asked.pop(key, None)
@@ -103,8 +101,9 @@ class Child:
             raise ProcessFailed(str(answer["error"]), str(answer.get("type", "")))
         return answer
 
-    def kill(self) -> None:
-        """Ends it at once, if it lives."""
+    def kill(self, why: str = "") -> None:
+        """Ends it at once, if it lives; `why` is the end of a sentence that begins with its name."""
+        self._killed_because = self._killed_because or why
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
@@ -112,6 +111,10 @@ class Child:
         """Asks it to end, and ends it where it has not after so long."""
         self.tell({"kind": "stop"})
         await asyncio.wait({self.ended}, timeout=timeout_s)
+        await self.end()
+
+    async def end(self) -> None:
+        """Ends it at once, if it lives, and returns when it has ended."""
         if not self.ended.done():
             self.kill()
             await asyncio.wait({self.ended})
@@ -121,6 +124,8 @@ class Child:
         code = self._process.returncode
         if code is None:
             return "ended"
+        if self._killed_because:
+            return self._killed_because
         if code < 0:
             return f"was ended by {_signal_name(-code)}"
         return f"ended with exit code {code}{f': {self.trouble}' if self.trouble else ''}"
@@ -177,27 +182,6 @@ async def start(module: str, name: str, on_message: Callable[[Child, Message], N
         )
         ours.pop_all()
         return Child(name, process, [Link(own) for own, _ in pairs], on_message)
-
-
-class BackOff:
-    """How long to wait before a process that ended is started again.
-
-    Not at all at first. One that ends again and again before it was ready waits longer each time; one that had been ready is
-    missed by those who ask, and waits a second at most.
-    """
-
-    def __init__(self) -> None:
-        self._unready_ends = self._quick_ends = 0
-
-    def pause_s(self, lived_s: float, *, was_ready: bool) -> float:
-        """Seconds to wait after a life of `lived_s`."""
-        self._quick_ends = self._quick_ends + 1 if lived_s < _SHORT_LIFE_S else 0
-        self._unready_ends = 0 if was_ready else self._unready_ends + 1
-        if self._quick_ends <= 1:
-            return 0.0
-        return (
-            _SHORTEST_PAUSE_S if was_ready else min(_SHORTEST_PAUSE_S * 2.0 ** max(0, self._unready_ends - 2), _LONGEST_PAUSE_S)
-        )
 
 
 def _environment() -> dict[str, str]:

@@ -43,17 +43,17 @@ class ProcessFigures(Collector):
         numbers = (((kind,), counts[kind]) for kind in KINDS)
         yield gauge("stateserve_processes", "Processes of the server.", ("kind",), numbers)
         restarts = self._restarts()
-        text = "Processes that took the place of one that ended."
+        text = "Processes that were started in the place of one that ended."
         numbers = (((kind,), restarts.get(kind, 0)) for kind in KINDS)
         yield counter("stateserve_process_restarts", text, ("kind",), numbers)
-        usage = {(one.kind, one.name): found for one in running if (found := _usage(one.pid)) is not None}
-        resident = ((labels, resident_bytes) for labels, (resident_bytes, _) in usage.items())
+        taken = {(one.kind, one.name): found for one in running if (found := usage(one.pid)) is not None}
+        resident = ((labels, resident_bytes) for labels, (resident_bytes, _) in taken.items())
         yield gauge("stateserve_process_resident_bytes", "Memory that the process holds.", _LABELS, resident)
-        seconds = ((labels, cpu_s) for labels, (_, cpu_s) in usage.items())
+        seconds = ((labels, cpu_s) for labels, (_, cpu_s) in taken.items())
         yield counter("stateserve_process_cpu_seconds", "Processor time of the process.", _LABELS, seconds, "seconds")
 
 
-def _usage(pid: int) -> tuple[int, float] | None:
+def usage(pid: int) -> tuple[int, float] | None:
     """Resident bytes, and seconds of processor time; None where the process has gone (or the system has no /proc)."""
     with contextlib.suppress(OSError):
         resident_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ import artifact
 from artifact import check, golden
 from artifact.engines import EngineOptions, load_engine, model_file
 from artifact.errors import DamagedArtifact, EngineUnavailable, GoldenMismatch
+
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -146,3 +151,30 @@ def test_check_replays_on_every_device(half, monkeypatch):
     ]
     assert "cannot run on cuda:7 here" in (replayed[-1].unavailable or "")
     check.require_all(replayed)
+
+
+def test_a_transposed_product_in_float16():
+    """A float16 model with a product of transposed rows, as attention has it, runs on the CPU: one optimiser is kept from it."""
+    code = """
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+from artifact.engines import EngineOptions, load_engine
+from artifact.signature import Dim, Signature, TensorSpec
+
+nodes = [
+    helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+    helper.make_node("Transpose", ["half"], ["turned"], perm=[1, 0, 2]),
+    helper.make_node("MatMul", ["turned", "weight"], ["product"]),
+    helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+]
+weight = numpy_helper.from_array(np.ones((8, 3), np.float16), "weight")
+outer = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 5, 8] if name == "x" else [5, 2, 3]) for name in ("x", "y")]
+graph = helper.make_graph(nodes, "attention", outer[:1], outer[1:], [weight])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+signature = Signature((TensorSpec("x", "float32", (2, 5, 8)),), (TensorSpec("y", "float32", (5, 2, 3)),))
+engine = load_engine("onnx", model, signature, EngineOptions(precision="float16"))
+print(engine.run({"x": np.ones((2, 5, 8), np.float32)})["y"].tolist() == np.full((5, 2, 3), 8).tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr

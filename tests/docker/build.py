@@ -62,7 +62,8 @@ class Build:
 
     def variables(self):
         """Those of a process in the image: the stage's, and what Docker and the base image set."""
-        own = {"HOME": str(self.folder / "home"), "LANG": "C.UTF-8", "TMPDIR": str(self.folder / "tmp")}
+        temporary = str(self.folder / "tmp")  # for /tmp; TEMP is how TorchServe's Java is told
+        own = {"HOME": str(self.folder / "home"), "LANG": "C.UTF-8", "TMPDIR": temporary, "TEMP": temporary}
         return own | {name: self.rooted(value) for name, value in self.environment.items()}
 
 

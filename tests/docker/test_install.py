@@ -55,7 +55,8 @@ def dockerfile(name):
 def logits_of(url):
     """The logits that are answered to `ROWS`; nothing where there is no answer, or another than 200."""
     body = json.dumps({"inputs": {"x": ROWS}}).encode()
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, body, timeout=10) as answer:
+    asked = urllib.request.Request(url, body, {"content-type": "application/json"})
+    with contextlib.suppress(OSError), urllib.request.urlopen(asked, timeout=10) as answer:
         return json.loads(answer.read())["outputs"]["logits"]
     return None
 
@@ -79,7 +80,7 @@ def serving(file, image, target, variables, *words):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, found.stdout + log.read_text()
             time.sleep(0.1)
-        yield process
+        yield process, log
 
 
 def require_ends(process, image):
@@ -114,8 +115,8 @@ def test_the_server_without_torch(folder, mlp_artifact):
     variables = image.variables() | own
 
     assert is_healthy(file, image, None, variables).returncode == 1
-    with serving(file, image, None, variables) as process:
-        answered = wait_for_logits(f"{url}/predictions/mlp", process)
+    with serving(file, image, None, variables) as (process, log):
+        answered = wait_for_logits(f"{url}/predictions/mlp", process, log)
         require_ends(process, image)
 
     expected = artifact.load(mlp_artifact).run({"x": np.array(ROWS, np.float32)})["logits"]
@@ -166,8 +167,8 @@ def test_archives(folder, mlp_artifact):
         url = rewrite_addresses(image)
         variables = image.variables() | {"HEALTH_URL": f"{url}/ping"}
         words = [image.rooted(word) for word in file.told("CMD", target).words()]
-        with serving(file, image, target, variables, *words) as process:
-            answered = wait_for_logits(f"{url}/predictions/mlp", process)
+        with serving(file, image, target, variables, *words) as (process, log):
+            answered = wait_for_logits(f"{url}/predictions/mlp", process, log)
             require_ends(process, image)
         assert np.allclose(answered, expected, rtol=0, atol=1e-6)
     require_installable(image.packages, folder / "apt")
@@ -183,12 +184,12 @@ def rewrite_addresses(image):
     return f"http://127.0.0.1:{port}"
 
 
-def wait_for_logits(url, process):
+def wait_for_logits(url, process, log):
     """TorchServe's /ping is 200 while workers still start; a prediction is answered when they have."""
     end = time.monotonic() + DEADLINE_S
     while (answer := logits_of(url)) is None:
-        assert process.poll() is None
-        assert time.monotonic() < end
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
         time.sleep(0.2)
     return answer
 

@@ -301,6 +301,7 @@ def test_plan(run, work):
     assert lines["inputs"] == "inputs       x float32 ['batch', 4]"
     assert lines["dims"] == "dims         batch 1 to 8"
     assert lines["formats"] == "formats      pt2"
+    assert lines["precision"] == "precision    float32"
     assert lines["would"] == "would write  model_repository/small/4"
 
 

@@ -48,6 +48,7 @@ def test_as_json(inspect, work):
         "weights": "",
         "rewrite": "identity",
         "ignored": [],
+        "precision": "float32",
         "tensors": 10,
         "sha256": told["would_load"]["sha256"],
         "notices": [],
@@ -61,6 +62,15 @@ def test_as_json(inspect, work):
         "first": {"a.weight": [5, 4], "a.bias": [5], "b.weight": [5, 5], "b.bias": [5], "c.weight": [5, 5]},
         "tied": {},
     }
+
+
+def test_another_precision(inspect, work):
+    """What CUDA would compute in is told where it is not float32."""
+    work.net("good", "small", precision="bfloat16")
+
+    lines = inspect(work.checkpoint, "--plugin", work.plugins[0]).stdout.splitlines()
+
+    assert lines[-1] == "CUDA would compute in bfloat16"
 
 
 def test_notices(inspect, work):

@@ -83,7 +83,9 @@ def measure(work: Work) -> Iterator[Finding]:
             yield {**stated, "left_out": "no time was left"}
             continue
         work.say(f"{one.model} {one.precision} {one.engine}, {one.instances} at a time{'' if one.graphs else ', no graphs'}")
-        yield {**stated, **_points(work, one)}
+        found = _points(work, one)
+        _let_go(work)
+        yield {**stated, **found}
 
 
 def _points(work: Work, one: Combination) -> Finding:
@@ -100,8 +102,6 @@ def _points(work: Work, one: Combination) -> Finding:
         return lacking(one.engine, why)
     except StateserveError as failure:
         return {"failed": str(failure), "points": points}
-    finally:
-        _let_go(work)
     return {"points": points}
 
 

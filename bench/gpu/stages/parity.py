@@ -21,8 +21,8 @@ _LEAST_S = 6.0
 
 def measure(work: Work) -> Iterator[Finding]:
     """One finding for each model, precision and engine."""
-    for model in work.plan.models:
-        for precision in work.plan.precisions:
+    for precision in work.plan.precisions:
+        for model in work.plan.models:
             for engine in ENGINES:
                 one = {"model": model.key, "precision": precision, "engine": engine}
                 if work.left_s < _LEAST_S:

@@ -6,12 +6,15 @@ import pytest
 from made_gpu_findings import FINDINGS, SERVED, TOLD, load
 
 from bench.errors import NoResults, NotWritten
-from bench.gpu import page, record
+from bench.gpu import needs, page, record
 from bench.gpu.order import STAGES
 from bench.gpu.record import Record, StageRecord
 from bench.gpu.stage import Run
 from bench.results import Latency
 
+LOAD = (
+    "| 8 | 8 | 16 | 6,400 | 0.91 | 8.50 | 12.25 | 0.20 | 5.00 | 3.00 | 0.10 | 0.70 | 32.0 | 0.50 | 0.60 | 0.80 | 400 | 200 |  |"
+)
 PAGE = Path(__file__).parents[3] / "docs" / "benchmarks" / "gpu.md"
 
 
@@ -41,7 +44,7 @@ def made(tmp_path):
         "| resnet50 | torchscript | CUDA graphs on / off | 2.00 (1.00-2.00) |",
         "| resnet50 | torchscript | TF32 on / off | 1.50 (1.00-2.00) |",
         "| resnet50 | torchscript | float16 / float32 | 1.50 (1.25-3.50) |",
-        "| 8 | 8 | 16 | 6,400 | 0.91 | 8.50 | 12.25 | 0.20 | 5.00 | 3.00 | 0.10 | 0.70 | 32.0 | 0.50 | 0.60 | 0.80 | 400 | 200 |  |",
+        LOAD,
         "| 8,192 | 1 | 507 | out of memory | 8 |",
         "| 1 | 1 | **answered 500, not 200** | it failed | 8 |",
         "| kill 1 | 11.5 s | 40 times 503 |",
@@ -133,6 +136,7 @@ def test_the_page_of_this_project_is_that_of_a_run_or_says_that_figures_are_miss
     assert PAGE.read_text() == page.not_measured(list(STAGES.values()))
     assert "every figure of this page is missing" in PAGE.read_text()
     assert "`make gpu`" in PAGE.read_text()
+    assert all(package in PAGE.read_text() for package in needs.PACKAGES)
 
 
 def test_the_record_is_on_disk_after_every_finding(made):

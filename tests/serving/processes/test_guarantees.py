@@ -41,11 +41,11 @@ def test_load_test_sees_all_processes(several):
     """By its port, a server is control with all that it started; each kind's time is told, as it is on the page of metrics."""
     roots = listening.serving("127.0.0.1", several.port)
     assert [root.pid for root in roots] == [several.process.pid]
-    seen, before = ServerProcesses(roots), page.read_page("127.0.0.1", several.port)
+    seen, before = ServerProcesses(roots), page.read_page("127.0.0.1", several.port) or {}
     for _ in range(200):
         several.predict("apart", ROWS)
     seen.ended()
-    kinds, told = seen.use.kinds, page.process_use(before, page.read_page("127.0.0.1", several.port))
+    kinds, told = seen.use.kinds, page.process_use(before, page.read_page("127.0.0.1", several.port) or {})
     assert {name: one.processes for name, one in kinds.items()} == {CONTROL: 1, FRONT_END: 2, ENGINE: 2}
     assert kinds[FRONT_END].cpu_s > 0
     assert sum(one.cpu_s for one in kinds.values()) == pytest.approx(seen.use.cpu_s)

@@ -522,7 +522,7 @@ def test_only_imports_are_renamed():
     )
 
 
-def test_a_call_without_memory(archives, tmp_path, monkeypatch):
+def test_a_call_without_memory(archives, monkeypatch):
     """It is answered with 507; the calls after it have half as many rows at most, as few as the model takes in the end."""
     worker = Worker(archives["mlp"], "mlp")
     model = worker.handler._model
