@@ -12,14 +12,18 @@ import sys
 def main(words: list[str]) -> int:
     """Runs TorchServe with these words until it ends, by itself or by a signal; its exit code."""
     server = subprocess.Popen(["torchserve", "--start", "--foreground", *words])  # noqa: S607
+    stops: list[subprocess.Popen[bytes]] = []
 
     def stop(_number: int, _frame: object) -> None:
         # It finds the server by its pid file, and waits for its end.
-        subprocess.Popen(["torchserve", "--stop", "--foreground"])  # noqa: S607
+        stops.append(subprocess.Popen(["torchserve", "--stop", "--foreground"]))  # noqa: S607
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    return server.wait()
+    code = server.wait()
+    for process in stops:
+        process.wait()
+    return code
 
 
 if __name__ == "__main__":

@@ -85,6 +85,10 @@ class OtherProcesses(Routing, Protocol):
         """Why a version that was loaded cannot answer now."""
         ...
 
+    def lost_in(self, version: Any, /) -> str | None:
+        """Why some requests for a version are not answered, though others are."""
+        ...
+
 
 @dataclass(slots=True)
 class Running:
@@ -142,9 +146,12 @@ class Running:
             reasons[WHOLE] = lacking
         for name in self.repository.names():
             served = self.repository.find(name) if self.repository.has_default(name) else None
-            why = None if served is None else self.why_not(served)
-            if served is not None and why is not None:
+            if served is None or self.others is None:
+                continue
+            if (why := self.others.why_not(served)) is not None:
                 (reasons if served.settings.required else warnings)[name] = why
+            elif (why := self.others.lost_in(served)) is not None:
+                warnings[name] = why
         return reasons, warnings
 
 
@@ -225,23 +232,25 @@ def _running(settings: Settings, others: OtherProcesses | None) -> Running:
 
         repository = Repository(settings, load_there, told, others)
         metrics = Metrics(repository.served, repository.states, others.failed)
-        inference = Inference(_AboutToBeServed(repository), metrics, arrivals, settings)
+        inference = Inference(_ServedElsewhere(repository, others), metrics, arrivals, settings)
         return Running(settings, repository, metrics, inference, new_id, others=others)
     repository = Repository(settings, load, told)
     metrics = Metrics(repository.served, repository.states)
     return Running(settings, repository, metrics, Inference(repository, metrics, arrivals, settings), new_id)
 
 
-class _AboutToBeServed:
-    """What a process without engines finds for a prediction: why there is no such version, or that it is served elsewhere."""
+class _ServedElsewhere:
+    """What a process without engines finds for a prediction: why nobody answers it."""
 
-    def __init__(self, repository: Repository[Any]) -> None:
+    def __init__(self, repository: Repository[Any], others: OtherProcesses) -> None:
         self._repository = repository
+        self._others = others
 
     def find(self, name: str, version: str | None = None) -> ServedVersion:
         """Never returns. Raises ModelNotFound, or ModelNotReady."""
-        self._repository.find(name, version)
-        raise ModelNotReady(f"{name} is about to be served; ask again")
+        served = self._repository.find(name, version)
+        why = self._others.why_not(served) or self._others.lost_in(served)
+        raise ModelNotReady(why or f"{name} is about to be served; ask again")
 
 
 def _log_how(name: str, version: int, runs: str, plan: Plan) -> None:

@@ -90,7 +90,7 @@ class Inference:
     def __init__(self, versions: Versions, failures: Failures, arrivals: Arrivals, settings: Settings) -> None:
         self._versions = versions
         self._failures = failures
-        self._thread = ThreadPoolExecutor(1, "bodies")
+        self._thread = _one_thread()
         self._compress_min_bytes = settings.compress_min_bytes
         self._max_body_bytes = settings.max_body_bytes
         self.arrivals = arrivals
@@ -110,8 +110,9 @@ class Inference:
             return found
 
     def close(self) -> None:
-        """Ends the thread. Nothing is asked any more."""
+        """Ends the thread. Whoever asks after that begins another: an application may be started again."""
         self._thread.shutdown(wait=False)
+        self._thread = _one_thread()
 
     def refuse(self, error: Exception, method: str, path: str, request_id: str) -> Answer:
         """The answer to a request that no model was asked about."""
@@ -171,6 +172,11 @@ class Inference:
         if encoding is not None:
             answer.body = body
             answer.headers += [("content-encoding", encoding), ("vary", "accept-encoding")]
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    """It is started when it is first needed."""
+    return ThreadPoolExecutor(1, "bodies")
 
 
 def _is_small(outputs: Arrays) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from artifact import tuned
+from artifact.artifact import computed_precision
 from artifact.engines import MODEL_FILES, cuda_devices
 from artifact.errors import EngineUnavailable
 from artifact.manifest import BENCH, Manifest
@@ -81,7 +82,7 @@ def make_plan(directory: Path, manifest: Manifest, settings: ModelSettings, devi
     if _all_is_set(manifest.signature, settings):
         there = os.path.lexists(directory / BENCH)
         return plan_untuned(manifest, settings, "all that it could say is set" if there else "", warns=False)
-    found = tuned.follow(directory, manifest, device)
+    found = tuned.follow(directory, manifest, device, computed_precision(settings.precision, manifest, device))
     if found is None:
         return plan_untuned(manifest, settings)
     if isinstance(found, Ignored):

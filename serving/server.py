@@ -146,9 +146,10 @@ class _House:
         """Returns when everything listens."""
         listening = asyncio.ensure_future(self._until_listening())
         await _first(self.serving, listening)
-        listening.cancel()
         if self.serving.done():
+            listening.cancel()
             await self.serving  # raises why nothing listens
+        await listening
         for listener in self._all_listeners:
             log.info("%s API listening on %s", listener.names, listener.address)
         for listener in self._listeners:
@@ -214,7 +215,7 @@ def _for_front_ends(settings: Settings, keys: KeyFiles | None, found: Spread) ->
 
 
 def _figures(control: Control | None) -> ProcessFigures:
-    return ProcessFigures() if control is None else ProcessFigures(lambda: control.processes, control.restarts.copy)
+    return ProcessFigures() if control is None else ProcessFigures(lambda: control.processes, control.restarts)
 
 
 def _announce(house: _House) -> None:

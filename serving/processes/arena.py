@@ -18,6 +18,7 @@ class Places:
         self._starts = [0]  # of the free parts, ascending; no two of them touch
         self._sizes = [size_bytes - size_bytes % PLACE_BYTES]
         self.size_bytes = self._sizes[0]
+        self._highest = 0
 
     def take(self, size_bytes: int) -> int | None:
         """Where so many bytes (rounded up to whole places) are free: an offset, taken from now on; None where there are not."""
@@ -30,6 +31,7 @@ class Places:
                 else:
                     self._starts[index] += needed
                     self._sizes[index] -= needed
+                self._highest = max(self._highest, start + needed)
                 return start
         return None
 
@@ -46,6 +48,13 @@ class Places:
             starts.insert(index, start)
             sizes.insert(index, size)
 
+    def highest(self) -> int:
+        """The end of the highest place that was taken at any time since this was last asked."""
+        highest = self._highest
+        ends_free = bool(self._sizes) and self._starts[-1] + self._sizes[-1] == self.size_bytes
+        self._highest = self._starts[-1] if ends_free else self.size_bytes
+        return highest
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing is taken."""
@@ -55,7 +64,7 @@ class Places:
 class Arena:
     """Memory that a front end makes and shares by its descriptor. It is sparse: what was never touched takes none.
 
-    `memory` lives as long as an array in it does, whoever closes what.
+    `memory` lives as long as an array in it does, whoever closes what. Where a place is, other bytes may have been, or none.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -67,6 +76,14 @@ class Arena:
             os.close(self.descriptor)
             raise
         self.places = Places(size_bytes)
+        self._touched_bytes = 0
+
+    def trim(self) -> None:
+        """Gives the system what no place has been in since this was last called: a burst does not keep its memory for ever."""
+        highest = -(-self.places.highest() // mmap.PAGESIZE) * mmap.PAGESIZE
+        if highest < self._touched_bytes:
+            self.memory.madvise(mmap.MADV_REMOVE, highest, self._touched_bytes - highest)
+        self._touched_bytes = highest
 
     def close_descriptor(self) -> None:
         """When the other process has it."""

@@ -1,5 +1,6 @@
 """The engine processes of one version, as a front end sees them: rows go into shared memory, and outputs come out of it."""
 
+import asyncio
 import contextlib
 import itertools
 import socket
@@ -11,11 +12,10 @@ from operator import attrgetter
 
 import numpy as np
 
-from artifact.errors import InvalidInput
 from artifact.signature import Signature
 from serving.batcher import Job
-from serving.errors import BodyTooLarge, EngineLost, QueueFull
-from serving.processes.arena import PLACE_BYTES, Arena, rounded
+from serving.errors import BodyTooLarge, ClientLeft, EngineLost, QueueFull
+from serving.processes.arena import PLACE_BYTES, Arena
 from serving.processes.remote_errors import error_of
 from serving.processes.slots import BEGUN, DONE, HELLO, LEAVE, PUT, WAITS, Layout, Slots
 from serving.processes.stream import Stream
@@ -24,20 +24,27 @@ from serving.protocols.asked import Arrays
 _COPIED_BYTES = 64 << 10
 """An output up to here is copied out of its slot, which is free at once. A larger one is lent, until nobody holds it any more."""
 
+_TRIM_S = 10.0
+"""So often, memory that no slot has needed since the last time is given back to the system."""
+
 _MOST_CALLS = 2
 """Calls that an engine process runs at a time: their rows do not wait any more."""
 
 
 class Sent:
-    """A job that an engine process has: where its slot is. `is_second`: another process had ended before it began with it."""
+    """A job that an engine process has: where its slot is.
 
-    __slots__ = ("channel", "deadline", "is_second", "job", "layout", "start")
+    `is_second`: another process had ended before it began with it. `has_left`: its client does not wait any more.
+    """
+
+    __slots__ = ("channel", "deadline", "has_left", "is_second", "job", "layout", "start")
 
     def __init__(self, job: Job, channel: "Channel", deadline: float, *, is_second: bool) -> None:
         self.job = job
         self.channel = channel
         self.deadline = deadline
         self.is_second = is_second
+        self.has_left = False
 
 
 class Lent(weakref.ref[np.ndarray]):
@@ -59,6 +66,8 @@ class Channel:
         self._slots = slots
         self._lost = lost
         self._arena = arena = Arena(arena_bytes)
+        self._loop = asyncio.get_running_loop()
+        self._trimming = self._loop.call_later(_TRIM_S, self._trim)
         self._memory = arena.memory
         self._places = arena.places
         self._sent: dict[int, Sent] = {}
@@ -92,6 +101,7 @@ class Channel:
 
     def leave(self, sent: Sent) -> None:
         """Nobody waits for the job any more; its slot is free when the engine process has said so."""
+        sent.has_left = True
         self._stream.send(self._slots.asked.pack(LEAVE, 0, sent.start // PLACE_BYTES, 0.0, *sent.layout.sizes))
 
     def has_begun(self, sent: Sent) -> bool:
@@ -101,6 +111,7 @@ class Channel:
     def close(self) -> list[Sent]:
         """Ends the connection; what was not answered."""
         self._stream.close()
+        self._trimming.cancel()
         unanswered = list(self._sent.values())
         self._sent.clear()
         self.rows = 0
@@ -109,17 +120,24 @@ class Channel:
     def _end(self) -> None:
         self._lost(self, self.close())
 
+    def _trim(self) -> None:
+        self._take_back()
+        self._arena.trim()
+        self._trimming = self._loop.call_later(_TRIM_S, self._trim)
+
     def _taken(self, slot_bytes: int) -> int | None:
-        while self._returned:
-            self._take_back(self._returned.popleft())
+        self._take_back()
         return self._places.take(slot_bytes)
 
-    def _take_back(self, returned: Lent) -> None:
-        lent = self._lent[returned.start]
-        lent.remove(returned)
-        if not lent:
-            del self._lent[returned.start]
-            self._places.give_back(returned.start, returned.slot_bytes)
+    def _take_back(self) -> None:
+        """Frees the slots whose outputs nobody holds any more."""
+        while self._returned:
+            returned = self._returned.popleft()
+            lent = self._lent[returned.start]
+            lent.remove(returned)
+            if not lent:
+                del self._lent[returned.start]
+                self._places.give_back(returned.start, returned.slot_bytes)
 
     def _take_answers(self, data: bytes) -> int:
         answered = self._slots.answered
@@ -195,10 +213,7 @@ class Channels:
         return sum(channel.rows for channel in self._channels.values())
 
     def connect(self, engine: int, sock: socket.socket) -> None:
-        """From now on, the engine process of this number is asked, too. The socket is closed at the end."""
-        before = self._channels.pop(engine, None)
-        if before is not None:
-            self._hand_on(before, before.close())
+        """From now on, the engine process of this number, a new one, is asked, too. The socket is closed at the end."""
 
         def lost(channel: Channel, unanswered: Sequence[Sent]) -> None:
             del self._channels[engine]
@@ -238,10 +253,8 @@ class Channels:
             self._hand_on(channel, channel.close())
 
     def _put(self, job: Job, deadline: float, *, is_second: bool = False) -> None:
-        if job.rows < 1:
-            raise InvalidInput("the request has no rows")
         layout = self._slots.layout(self._slots.sizes(job.inputs))
-        if rounded(layout.slot_bytes) > self._arena_bytes:
+        if layout.slot_bytes > self._arena_bytes:
             raise self._too_large(layout)
         channels = self._by_rows()
         for channel in channels:
@@ -279,12 +292,15 @@ class Channels:
         for sent in unanswered:
             job = sent.job
             job.sent = None
-            if job.future.done():  # its client left
+            if job.future.done():  # its request was given up
+                continue
+            if sent.has_left:
+                job.future.set_exception(ClientLeft("the client left before its answer was there"))
                 continue
             if channel.has_begun(sent) or sent.is_second:
                 job.future.set_exception(EngineLost("the engine's process ended while it had the request; ask again"))
                 continue
             try:
                 self._put(job, sent.deadline, is_second=True)
-            except (EngineLost, QueueFull) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this request's, and the others go on
                 job.future.set_exception(error)

@@ -92,16 +92,17 @@ class EngineProcess:
                     return
 
     async def _prepare(self, head: Json) -> None:
-        logs.configure(head.get("log_format", "json"), access_log=False, process=f"engine {head['number']}")
-        settings, device = ModelSettings.model_validate(head["settings"]), head["device"]
-        calls = 1 if device == "cpu" else _GPU_CALLS
         try:
+            logs.configure(head.get("log_format", "json"), access_log=False, process=f"engine {head['number']}")
+            settings, device = ModelSettings.model_validate(head["settings"]), head["device"]
+            calls = 1 if device == "cpu" else _GPU_CALLS
             prepared = await asyncio.to_thread(prepare, Path(head["directory"]), settings, device, calls)
+            served = Served(head, prepared, settings)
         except Exception as error:  # noqa: BLE001 - whatever loading raises, control tells why the version is not served
             text = str(error) if isinstance(error, StateserveError) else f"{type(error).__name__}: {error}"
             self._link.send({"kind": "failed", "error": text, "type": type(error).__name__})
             return
-        self._served = served = Served(head, prepared, settings)
+        self._served = served
         give_back_freed_memory()
         self._link.send(
             {

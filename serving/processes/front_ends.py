@@ -51,9 +51,7 @@ class FrontEnds:
         """Starts them; what they hand on is answered by `face`. Returns when all listen, or one cannot."""
         loop = asyncio.get_running_loop()
         listening = {number: loop.create_future() for number in range(1, self._spread.frontends + 1)}
-        self._keepers = {
-            number: self._processes.begin(self._keep(number, face, future)) for number, future in listening.items()
-        }
+        self._keepers = {number: self._processes.begin(self._keep(number, face, future)) for number, future in listening.items()}
         all_listen = asyncio.gather(*listening.values())
         await asyncio.wait({all_listen, self.serving}, return_when=asyncio.FIRST_COMPLETED)
         all_listen.cancel()
@@ -117,13 +115,13 @@ class FrontEnds:
             return None
         return "; ".join(["no front end is there", *(f"front end {n} {why}" for n, why in sorted(self._troubles.items()))])
 
-    def lost(self, version: RemoteVersion) -> Mapping[str, str]:
-        """The front ends that could not load a version that the others have, and why; `everywhere` tells whether any has it."""
-        return {front.child.name: version.lost_in[n] for n, front in self._front_ends.items() if n in version.lost_in}
+    def __len__(self) -> int:
+        """How many have what is served now."""
+        return len(self._front_ends)
 
-    def all_lost(self, version: RemoteVersion) -> bool:
-        """Whether no front end could load it."""
-        return bool(self._front_ends) and version.lost_in.keys() >= self._front_ends.keys()
+    def lost(self, version: RemoteVersion) -> Mapping[str, str]:
+        """The front ends that could not load a version that is served, and why."""
+        return {front.child.name: version.lost_in[n] for n, front in self._front_ends.items() if n in version.lost_in}
 
     # The end.
 
@@ -180,8 +178,7 @@ class FrontEnds:
         front = RemoteFrontEnd(number, child)
         self._processes.add(child, FRONT_END, partial(self._has_ended, front))
         try:
-            handed_on = HandedOn(child.links[1], face, partial(self._is_there_now, front))
-            front.works.append(self._processes.begin(handed_on.run()))
+            self._processes.begin(HandedOn(child.links[1], face, partial(self._is_there_now, front)).run())
             cores = list(self._spread.cores[number - 1]) if self._spread.cores else None
             settings = self._settings.model_dump(mode="json")
             start_head = {"kind": "start", "number": number, "settings": settings, "cores": cores, "listener": self._listener}
@@ -219,9 +216,8 @@ class FrontEnds:
         except ProcessEnded:
             raise
         except StateserveError as error:
-            log.error(
-                "%s version %d is not in %s: %s", version.name, version.version, front.child.name, error  # noqa: TRY400
-            )
+            place = (version.name, version.version, front.child.name)
+            log.error("%s version %d is not in %s: %s", *place, error)  # noqa: TRY400 - told by the front end, where it failed
             version.lost_in[front.number] = str(error)
         else:
             version.lost_in.pop(front.number, None)

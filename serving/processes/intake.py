@@ -118,10 +118,12 @@ class Intake:
         except OSError:
             data, descriptors = b"", []
         self._loop.remove_reader(self._socket)
-        if not data or not descriptors:
+        if not data:
             self._socket.close()
             self._end()
             return
+        if not descriptors:
+            raise RuntimeError("a front end's memory was lost on its way: as many files are open as may be (ulimit -n)")
         self._memory = mapped(descriptors[0])
         self._stream = Stream(self._socket, self._take_asked, self._end)
 

@@ -3,15 +3,18 @@
 import array
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+
+log = logging.getLogger("stateserve")
 
 _HEAD = struct.Struct("<IQB")
 """Bytes of JSON, bytes behind it, descriptors."""
@@ -81,16 +84,19 @@ class Link:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(_READ_BYTES, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS))
+            data, ancillary, flags, _ = self._socket.recvmsg(_READ_BYTES, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS))
         except BlockingIOError:
             return
         except OSError:
-            data, ancillary = b"", []
+            data, ancillary, flags = b"", [], 0
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 self._fds.extend(numbers)
+        if flags & socket.MSG_CTRUNC:  # what was sent cannot be done without it
+            log.error("a descriptor was lost on its way to this process, which has as many open as it may (ulimit -n)")
+            data = b""
         if not data:
             self._end()
             return
@@ -128,9 +134,8 @@ class Link:
         except BlockingIOError:
             self._loop.add_writer(self._socket, self._writable)
             return
-        except OSError:
-            self._end()
-            return
+        except OSError:  # the other side has ended; reading tells so, after what it had sent
+            self._drop_unsent()
         self._loop.remove_writer(self._socket)
         if self._is_closing:
             self._end()
@@ -145,10 +150,19 @@ class Link:
         self._is_open = False
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        for fd in (*self._fds, *(fd for _, fds in self._to_send for fd in fds)):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self._drop_unsent()
+        _close(self._fds)
         self._fds.clear()
-        self._to_send.clear()
         self._socket.close()
         self._wake()
+
+    def _drop_unsent(self) -> None:
+        for _, fds in self._to_send:
+            _close(fds)
+        self._to_send.clear()
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

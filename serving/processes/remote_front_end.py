@@ -12,9 +12,9 @@ _ATTACH_S = 600.0
 
 
 class RemoteFrontEnd:
-    """A front end that runs. `attached` are the ids of the versions that it has, `listens` says that clients reach it.
+    """A front end that runs. Whatever is asked of it raises ProcessEnded where it has ended.
 
-    Whatever is asked of it raises ProcessEnded where it has ended. `works` end with it.
+    `attached` are the ids of the versions that it has, `listens` says that clients reach it, and `works` are ended with it.
     """
 
     def __init__(self, number: int, child: Child) -> None:

@@ -10,7 +10,8 @@ from artifact.manifest import Manifest
 from artifact.signature import Signature
 from serving.execution import Execution
 from serving.plan import Plan
-from serving.processes.children import BackOff, Child
+from serving.processes.back_off import BackOff
+from serving.processes.children import Child
 from serving.processes.facts import calls_of, execution_of, totals_of
 from serving.processes.merged import NOTHING, Told
 from serving.settings import ModelSettings

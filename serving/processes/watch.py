@@ -1,6 +1,7 @@
 """A process that lives and does nothing any more (stopped, or stuck) is ended, so that another takes its place."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 from serving.processes.children import Child
@@ -41,7 +42,7 @@ async def _answer_or_end(child: Child, answering: "asyncio.Task[object]", patien
     used_s = _used_s(child)
     while not (await asyncio.wait({answering}, timeout=patience.look_every_s))[0]:
         before_s, used_s = used_s, _used_s(child)
-        is_idle = None not in {before_s, used_s} and used_s - before_s < _IDLE_SHARE * patience.look_every_s
+        is_idle = used_s - before_s < _IDLE_SHARE * patience.look_every_s
         silent_s += patience.look_every_s
         idle_s = idle_s + patience.look_every_s if is_idle else 0.0
         if idle_s >= patience.idle_s or silent_s >= patience.busy_s:
@@ -53,7 +54,7 @@ async def _has_ended(child: Child, timeout_s: float) -> bool:
     return bool((await asyncio.wait({child.ended}, timeout=timeout_s))[0])
 
 
-def _used_s(child: Child) -> float | None:
-    """Seconds of processor time; None where the system does not tell."""
+def _used_s(child: Child) -> float:
+    """Seconds of processor time; those of a whole core where the system does not tell."""
     found = usage(child.pid)
-    return None if found is None else found[1]
+    return time.monotonic() if found is None else found[1]

@@ -169,6 +169,7 @@ def _copy(state, one):
         else:
             into = where / Path(source).name if target.endswith("/") else where
             into.parent.mkdir(parents=True, exist_ok=True)
+            into.unlink(missing_ok=True)  # it may be a link to an earlier stage's file
             shutil.copyfile(PROJECT / source, into)
 
 

@@ -101,6 +101,19 @@ def test_what_is_large_goes_through_one_thread(body, size_bytes):
     asyncio.run(run())
 
 
+def test_after_its_end_it_begins_anew():
+    """An application may be started again after its end: what is large has a thread then, too."""
+
+    async def run():
+        served = ServedVersion(("m", 1), {"predictions": Codec()}, Queue(1), VersionMetrics("m", 1), ModelSettings())
+        inference = Inference(Versions(served), Versions(), Arrivals(60), Settings())
+        for _ in range(2):
+            assert (await asked(inference, LARGE)).status == 200
+            inference.close()
+
+    asyncio.run(run())
+
+
 def test_a_version_that_is_elsewhere():
     """It is no failure of the request: nothing is counted, and whoever asks is told."""
 

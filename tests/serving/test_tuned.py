@@ -68,6 +68,14 @@ def test_what_was_found_here_is_followed(directory):
     assert runs(directory) == (("torchscript", 1, 1, 8), followed)
 
 
+def test_another_precision_is_another_speed(directory):
+    """What was measured while something else was computed is not followed."""
+    write(directory, precision="float16")
+    told = "bench.json is not followed: it is about precision float16, not about float32; `stateserve tune` measures here"
+
+    assert runs(directory) == (("onnx", 1, cores(), 16), told)
+
+
 @pytest.mark.skipif(cores() < 2, reason="two instances need two cores")
 def test_instances_are_followed(directory):
     """Two calls at a time, where that was faster."""

@@ -41,6 +41,18 @@ def test_the_lowest_free_place_is_taken_first():
     assert places.take(1 << 12) is None
 
 
+def test_the_highest_place_since_it_was_asked_for():
+    """It is what was taken meanwhile, given back or not, and what still is."""
+    places = Places(1 << 10)
+    first, second = places.take(64), places.take(128)
+    places.give_back(second, 128)
+    assert (places.highest(), places.highest()) == (192, 64)
+    places.give_back(first, 64)
+    assert (places.highest(), places.highest()) == (64, 0)
+    places.take(1 << 10)
+    assert (places.highest(), places.highest()) == (1 << 10, 1 << 10)
+
+
 def test_two_mappings_are_the_same_memory():
     """What one side writes, the other reads; the memory is there as long as an array in it, and takes only what was touched."""
     arena = Arena(1 << 30)

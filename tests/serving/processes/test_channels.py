@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import random
 import socket
 import tracemalloc
@@ -20,9 +21,10 @@ from artifact.signature import DTYPES, Dim, Signature, TensorSpec
 from serving.batcher import Batcher, BatchLimits, Job, OnLoop
 from serving.errors import BodyTooLarge, ClientLeft, DeadlinePassed, EngineLost, QueueFull
 from serving.joined import JoinedEngine, Padding
+from serving.processes.arena import PLACE_BYTES, Arena
 from serving.processes.channels import Channels
 from serving.processes.intake import Intake
-from serving.processes.slots import Slots
+from serving.processes.slots import DONE, Slots
 
 DEADLINE_S = 30
 TO_CLOSE: list[Any] = []
@@ -459,6 +461,100 @@ def test_what_was_not_begun_goes_to_another_engine_process():
         assert all_free(channels)
 
     run(scenario)
+
+
+def test_a_client_that_left_is_not_asked_for_again():
+    """What waited in a process that ended goes to no other one, where its client has left; nor does what cannot be written."""
+
+    async def scenario():
+        dying, living = Held(), Held()
+        far, other = Far(runs=[dying]), Far(runs=[living])
+        channels = channels_to(far)
+        begun, left, broken, waiting = job(), job(), job(), job(first=5)
+        channels.put(begun)
+        await until(lambda: dying.calls)
+        for one in (left, broken, waiting):
+            channels.put(one)
+        await until(lambda: far.batcher.queued_rows == 3)
+        other.connect(channels, 1)
+        channels.leave(left)
+        broken.inputs = {"x": np.zeros((1, 5), np.float32)}
+        far.die()
+        with pytest.raises(ClientLeft):
+            await left.future
+        with pytest.raises(ValueError, match="broadcast"):
+            await broken.future
+        await until(lambda: living.calls)
+        assert living.finish() == [1]
+        await waiting.future
+        assert is_right(waiting)
+        assert all_free(channels)
+
+    run(scenario)
+
+
+def test_half_an_answer_is_none():
+    """An engine process that ends in the middle of an answer has not given it; what it had answered before, it has."""
+
+    async def scenario():
+        channels = Channels(ROWS, 1 << 20, 100)
+        here, there = socket.socketpair()
+        channels.connect(0, here)
+        TO_CLOSE.append(channels)
+        answered, half = job(), job()
+        for one in (answered, half):
+            channels.put(one)
+        place = half.sent.start // PLACE_BYTES
+        with there:
+            records = [Slots(ROWS).answered.pack(DONE, 0, at, 0, 1.0, 2.0, 1, 4) for at in (0, place)]
+            there.sendall(b"".join(records)[:-1])
+        await answered.future
+        assert (answered.started_at, answered.ended_at) == (1.0, 2.0)
+        with pytest.raises(EngineLost):
+            await half.future
+
+    run(scenario)
+
+
+def test_a_burst_does_not_keep_its_memory(monkeypatch):
+    """Shared memory that no slot has needed for a while goes back to the system; what is in use, or lent, is left alone."""
+    monkeypatch.setattr(serving.processes.channels, "_TRIM_S", 0.01)
+    monkeypatch.setattr(Arena, "close_descriptor", lambda arena: kept.append(arena.descriptor))
+    kept: list[int] = []
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 50_000)),), (TensorSpec("y", "float32", ("batch", 50_000)),), {"batch": Dim(1, 8)}
+    )
+
+    async def scenario():
+        held = Held()
+        far = Far(signature, runs=[held], max_rows=1)
+        channels = channels_to(far, arena_bytes=16 << 20, signature=signature)
+
+        def shared_bytes():
+            return 512 * os.fstat(kept[0]).st_blocks
+
+        jobs = [job(1, x=np.full((1, 50_000), i, np.float32)) for i in range(20)]
+        for index in range(20):
+            channels.put(jobs[index])
+        for _ in range(20):
+            await until(lambda: held.calls)
+            held.finish()
+        await until(jobs[-1].future.done)
+        burst_bytes = shared_bytes()
+        assert burst_bytes > 20 * 400_000
+        are_right = [bool((one.future.result()["y"] == 2 * i).all()) for i, one in enumerate(jobs)]
+        assert are_right == [True] * 20
+        second = jobs[1].future.result()["y"]
+        jobs.clear()
+        await until(lambda: shared_bytes() < burst_bytes / 5)
+        assert (second == 2).all()
+        assert shared_bytes() > second.nbytes
+
+    try:
+        run(scenario)
+    finally:
+        for descriptor in kept:
+            os.close(descriptor)
 
 
 def test_nobody_is_asked_twice_more():

@@ -21,10 +21,12 @@ import uvloop
 from serving.errors import SettingsError
 from serving.metrics import VersionMetrics
 from serving.processes import children
-from serving.processes.children import BackOff, ProcessEnded, ProcessFailed
+from serving.processes.back_off import BackOff
+from serving.processes.children import ProcessEnded, ProcessFailed
 from serving.processes.handed_on import HandedHeaders
 from serving.processes.merged import NOTHING, Told, summed
 from serving.processes.spread import Machine, devices, spread
+from serving.processes.watch import Patience, end_when_silent
 from serving.settings import ModelSettings, Settings
 
 ROW = {"inputs": {"x": [[0, 0, 0, 0]]}}
@@ -46,8 +48,8 @@ def one_of(server, kind):
     return next(process for process in processes_of(server) if names(process) == kind)
 
 
-def have_gone(processes):
-    _, alive = psutil.wait_procs(processes, timeout=30)
+def have_gone(processes, timeout_s=30):
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
     return not alive
 
 
@@ -164,6 +166,8 @@ async def main():
             case "trouble": link.send({"kind": "trouble", "error": "no strength"}); link.close(); sys.exit(1)
             case "stop": return
             case "mute": pass
+            case "compute":
+                while True: pass
             case kind: link.send({"kind": kind, "ask": head.get("ask")})
 asyncio.run(main())
 """
@@ -222,7 +226,36 @@ def test_a_child_that_does_not_answer(stand_in):
         await child.stop(30)
         return child.how_it_ended()
 
-    assert (stand_in(mute), stand_in(stopped)) == ("was ended by SIGKILL", "ended with exit code 0")
+    assert stand_in(mute) == "did not answer for 0.2 s, and was ended"
+    assert stand_in(stopped) == "ended with exit code 0"
+
+
+def test_a_child_that_is_stuck(stand_in):
+    """One that is silent and does nothing is ended soon; one that computes is given longer; one that answers is left alone."""
+
+    async def stopped(child):
+        await child.ask({"kind": "one"})
+        os.kill(child.pid, signal.SIGSTOP)
+        await end_when_silent(child, Patience(0.05, idle_s=0.3, busy_s=60))
+        return child.how_it_ended()
+
+    async def busy(child):
+        child.tell({"kind": "compute"})
+        await end_when_silent(child, Patience(0.2, idle_s=0.6, busy_s=1))
+        return child.how_it_ended()
+
+    async def answering(child):
+        watching = asyncio.create_task(end_when_silent(child, Patience(0.01, idle_s=30, busy_s=60)))
+        for _ in range(50):
+            await child.ask({"kind": "one"})
+        assert not watching.done()
+        await child.stop(30)
+        await watching
+        return child.how_it_ended()
+
+    assert stand_in(stopped).startswith("answered nothing for 0.3")
+    assert stand_in(busy).startswith("answered nothing for 1")
+    assert stand_in(answering) == "ended with exit code 0"
 
 
 def test_pauses_before_another():
@@ -513,6 +546,7 @@ def test_a_second_signal_ends_at_once(start_server, counting, wait_for):
         assert have_gone(all_of_them)
 
 
+@pytest.mark.processes
 def test_nothing_outlives_control(start_server, counting):
     """kill -9 of the process that the user started leaves no process and no port, also while an engine computes."""
     with start_server(counting, *IN_PROCESSES) as server:
@@ -579,6 +613,64 @@ def test_a_model_without_an_engine_process(start_server, make_repository, mlp_ar
         (root / ".away").rename(root / "mlp")
         wait_for(lambda: server.get("/ready").status_code == 200)
         wait_for(lambda: server.predict("mlp", ROW).status_code == 200)
+
+
+@pytest.mark.processes
+def test_processes_that_are_stuck_are_replaced(start_server, make_repository, mlp_artifact):
+    """A front end and an engine process that are stopped answer nothing: they are ended, and others take their places."""
+    root = make_repository({"mlp/1": mlp_artifact})
+    with start_server(root, *OF_THEIR_OWN) as server:
+        predicted(server, count=10)
+        assert server.metric("stateserve_requests_answered_total", model="mlp") == 10  # so it is told
+        stuck = [one_of(server, kind) for kind in ("frontend", "engine")]
+        for process in stuck:
+            process.send_signal(signal.SIGSTOP)
+        assert have_gone(stuck, 60)
+        began = time.monotonic()
+        while time.monotonic() - began < 60 and len(told_of(server, "listens again", "took its place")) < 2:
+            time.sleep(0.05)
+        assert len(told_of(server, "answered nothing for 30 s, and was ended; another is started now")) == 2
+        assert {answer.status_code for answer in predicted(server, count=10)} == {200}
+        assert server.metric("stateserve_requests_answered_total", model="mlp") == 20
+
+
+@pytest.mark.processes
+def test_a_front_end_without_a_version(start_server, make_repository, mlp_artifact, wait_for):
+    """A front end that begins while a version's files are away has it when they are back; until then everybody is told why."""
+    root = make_repository({"mlp/1": mlp_artifact})
+    with start_server(root, *TWO) as server:
+        (root / "mlp").rename(root / ".away")
+        one_of(server, "frontend").kill()
+        wait_for(lambda: told_of(server, "listens again"))
+        assert "could not be loaded by front end" in server.get("/ready").json()["warnings"]["mlp"]
+        answers = predicted(server, count=40)
+        assert {answer.status_code for answer in answers} == {200, 503}
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert str(root / "mlp" / "1") in refused.json()["message"]
+        (root / ".away").rename(root / "mlp")
+        wait_for(lambda: "warnings" not in server.get("/ready").json())
+        assert {answer.status_code for answer in predicted(server, count=40)} == {200}
+
+
+@pytest.mark.processes
+def test_ends_while_nothing_can_be_replaced(start_server, make_repository, mlp_artifact, wait_for):
+    """SIGTERM while a front end that keeps ending is waited with, and an engine that cannot be had: all end at once, code 0."""
+    root = make_repository({"mlp/1": mlp_artifact})
+    with start_server(root, *OF_THEIR_OWN) as server:
+        (root / "mlp").rename(root / ".away")
+        one_of(server, "engine").kill()
+        for count in (1, 2):
+            one_of(server, "frontend").kill()
+            wait_for(lambda count=count: len(told_of(server, "started now", "started in 1 s")) > count)
+        all_of_them = processes_of(server)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 20
+        assert have_gone(all_of_them)
+
+
+def told_of(server, *ends):
+    return [line for line in server.log_lines() if line["message"].endswith(ends)]
 
 
 @pytest.mark.processes

@@ -185,6 +185,10 @@ def test_it_says_why_a_version_cannot_run(mlp_artifact, tmp_path):
         assert str(tmp_path) in failed["error"]
         failed = await start().prepare(mlp_artifact, device="cuda:99", engine="onnx")
         assert (failed["kind"], failed["type"]) == ("failed", "EngineUnavailable")
+        engine = start()
+        engine.link.send({"kind": "prepare", "settings": {"engine": "none"}, "name": "mlp", "version": 1, "number": 0})
+        failed = (await engine.link.receive()).head
+        assert (failed["kind"], failed["type"]) == ("failed", "ValidationError")
 
     run(scenario)
 
