@@ -23,6 +23,8 @@ from serving.settings import Settings
 from serving.tracked import AsgiApp
 
 _CLOSE = ("connection", "close")
+_TRIES = 10
+"""How often a prediction goes to and fro between a front end and who has all versions: versions may take over meanwhile."""
 
 
 class HttpScope(Protocol):
@@ -122,18 +124,18 @@ class RsgiFace:
     ) -> tuple[Answer, bool]:
         """The answer to a prediction whose version was not here, and whether it came from here all the same."""
         inference, leaving = self._inference, proto.client_disconnect
-        try:
-            return await self._elsewhere(scope, body, leaving), False
-        except NotHere:  # who has all versions says that it is here by now
-            pass
-        except Exception as error:  # noqa: BLE001 - every error has its answer
-            return inference.refuse(error, "POST", scope.path, request_id), True
-        try:
-            request = Request("POST", scope.path, scope.query_string, scope.headers, body)
-            return await inference.answer(route, request, request_id, leaving), True
-        except NotHere:
-            error = ModelNotReady(f"{route.model} is being loaded or unloaded; ask again")
-            return inference.refuse(error, "POST", scope.path, request_id), True
+        for _ in range(_TRIES):
+            try:
+                return await self._elsewhere(scope, body, leaving), False
+            except NotHere:  # who has all versions says that it is here by now
+                pass
+            except Exception as error:  # noqa: BLE001 - every error has its answer
+                return inference.refuse(error, "POST", scope.path, request_id), True
+            with contextlib.suppress(NotHere):
+                request = Request("POST", scope.path, scope.query_string, scope.headers, body)
+                return await inference.answer(route, request, request_id, leaving), True
+        error = ModelNotReady(f"{route.model} is being loaded or unloaded; ask again")
+        return inference.refuse(error, "POST", scope.path, request_id), True
 
     async def _pass_on(self, scope: Scope, proto: HTTPProtocol) -> None:
         """Answers a request that is none for a prediction."""

@@ -41,10 +41,6 @@ _WHERE = {
     False: "`loop` on the event loop, `thread` in a thread",
     True: "`loop` in every front end, `thread` in engine processes",
 }
-_BEFORE = {
-    False: "answered before the request was sent, or that was loaded",
-    True: "answered on the same connection before, or whose load was answered before the request was sent",
-}
 _KINDS = [(kind, BODIES[kind]) for kind in PATHS]
 _SERIALS = 1_000_000
 """Serial numbers stay below, so that float32 holds them."""
@@ -114,15 +110,10 @@ class Coming:
 
 @dataclass(slots=True)
 class Seen:
-    """What clients know of a model: a request that begins now must be answered by `newest`, or by a later good version.
-
-    In several processes a version takes over within a moment, and not in one: until a load is answered, what one connection has
-    seen (`by_port`) binds that connection alone.
-    """
+    """What clients know of a model: a request that begins now must be answered by `newest`, or by a later good version."""
 
     newest: int = 1
     good: set[int] = field(default_factory=lambda: {1})
-    by_port: dict[int, int] = field(default_factory=dict)
 
 
 async def swaps(soak: Soak) -> Finding:
@@ -153,7 +144,7 @@ async def swaps(soak: Soak) -> Finding:
         f"{CONNECTIONS} connections ask each of two models without a pause ({_WHERE[soak.processes.engines > 0]}) "
         f"while versions come, by one rename each; every {POLLED}th is left to polling, the others are asked for by `load`. "
         f"Version N answers x + N. An answer must be right for the version that it names, and that must be a good one, no older "
-        f"than any that {_BEFORE[soak.processes.are_several]}. Bad versions: {', '.join(SPOILED)}.",
+        f"than any that answered anybody, or was loaded, before the request was sent. Bad versions: {', '.join(SPOILED)}.",
         {
             "good versions, each of which took over": f"{good}",
             "bad versions, none of which ever answered": f"{len(coming) - good}",
@@ -219,7 +210,7 @@ class _Swapping:
         x = np.empty((int(generator.integers(1, 5)), COLUMNS), np.float32)
         x[:] = next(self.serials) % _SERIALS
         x[:, 1] = TURNS[model]
-        oldest = max(seen.newest, seen.by_port.get(connection.own_port, 0))
+        oldest = seen.newest
         self.asked += 1
         answer = await connection.ask(post(PATHS[kind].format(model), body({INPUT: x})))
         version = _version(answer)
@@ -228,10 +219,7 @@ class _Swapping:
             self.faults.add(f"{model}, {kind}: {wrong}")
             return None
         self.right += 1
-        if self.are_several:
-            seen.by_port[connection.own_port] = version
-        else:
-            seen.newest = max(seen.newest, version)
+        seen.newest = max(seen.newest, version)
         return version
 
     async def bring(self, server: Server, repository: Path, one: Coming) -> None:
@@ -259,7 +247,6 @@ class _Swapping:
         connection = await connect(server.port)
         version = await self.ask(connection, one.model, np.random.default_rng(one.version))
         connection.close()
-        self.seen[one.model].by_port.pop(connection.own_port, None)  # another connection may have the port next
         return version
 
     async def _load(self, server: Server, one: Coming) -> None:

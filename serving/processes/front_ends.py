@@ -24,6 +24,10 @@ from serving.settings import Settings
 log = logging.getLogger("stateserve")
 
 
+_SWITCH_S = 1.0
+"""How long a version that takes over waits for a front end that does not say that it has let go of the one before."""
+
+
 class NoFrontEnd(ServingError):
     """A front end cannot be started at all (the server does not start)."""
 
@@ -42,6 +46,7 @@ class FrontEnds:
         self._front_ends: dict[int, RemoteFrontEnd] = {}
         self._versions: dict[int, RemoteVersion] = {}
         self._tables: dict[str, dict[str, int]] = {}
+        self._switches: dict[str, asyncio.Task[None]] = {}
         self._failed: Mapping[str, Mapping[str, int]] = {}
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._troubles: dict[int, str] = {}
@@ -82,22 +87,58 @@ class FrontEnds:
     async def retire(self, version: RemoteVersion) -> None:
         """Returns when every request that entered a version is answered. No route leads to it any more."""
         async with self.lock:
+            await self._switched(version.name)
             self._versions.pop(version.id, None)
             fronts = [front for front in self._front_ends.values() if version.id in front.attached]
         await asyncio.gather(*(front.retire(version) for front in fronts), return_exceptions=True)
 
     def route(self, model: str, table: Mapping[str, int]) -> None:
-        """Sets the routes of a model: from each name of a version to its id; none takes the model away."""
+        """Sets the routes of a model: from each name of a version to its id; none takes the model away.
+
+        Where another version takes over a name, that is so in all at once: see `_switch`.
+        """
+        before = self._tables.get(model, {})
         if table:
             self._tables[model] = dict(table)
         else:
             self._tables.pop(model, None)
-        for front in self._front_ends.values():
-            front.route(model, table)
+        if model in self._switches:
+            return  # it ends with what was said last
+        if any(before.get(name, number) != number for name, number in table.items()):
+            self._switches[model] = self._processes.begin(self._switch(model))
+        else:
+            self._tell_routes(model)
 
     async def settled(self) -> None:
         """Returns when all have taken in what they were told."""
+        for model in [*self._switches]:
+            await self._switched(model)
+        await self._barrier()
+
+    async def _switch(self, model: str) -> None:
+        """Nobody is answered by an older version when somebody was by a newer one: none has the model, then all have the newer.
+
+        Between the two, a front end hands on what asks for the model, and is told to answer it when it can: see `_is_there_now`.
+        """
+        for front in self._front_ends.values():
+            front.route(model, {})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SWITCH_S):
+                await self._barrier()
+        del self._switches[model]
+        self._tell_routes(model)
+
+    async def _switched(self, model: str) -> None:
+        """Returns when no version of the model is about to take over."""
+        if (switch := self._switches.get(model)) is not None:
+            await asyncio.wait({switch})
+
+    async def _barrier(self) -> None:
         await asyncio.gather(*(front.barrier() for front in self._front_ends.values()), return_exceptions=True)
+
+    def _tell_routes(self, model: str) -> None:
+        for front in self._front_ends.values():
+            front.route(model, self._tables.get(model, {}))
 
     # What is known of them.
 
@@ -257,6 +298,8 @@ class FrontEnds:
     async def _is_there_now(self, front: RemoteFrontEnd, method: str, path: str) -> bool:
         """Whether a prediction that a front end has handed on can be answered there by now: its routes were on their way."""
         asked = prediction_route(path) if method == "POST" else None
+        if asked is not None:
+            await self._switched(asked.model)
         number = None if asked is None else self._tables.get(asked.model, {}).get(asked.version or "")
         if number is None or number not in front.attached:
             return False
