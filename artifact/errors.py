@@ -8,6 +8,7 @@
   - InvalidInput         a request is not what the signature declares (the client's fault)
   - EngineFailed         the engine failed on a valid request (the server's fault)
     - OutOfMemory          the device has no memory for so many rows
+    - DeviceLost           the device fails in every call from now on, until the process is started again
 """
 
 from foundation.errors import StateserveError
@@ -43,3 +44,7 @@ class EngineFailed(ArtifactError):
 
 class OutOfMemory(EngineFailed):
     """The device has no memory for so many rows; fewer may fit."""
+
+
+class DeviceLost(EngineFailed):
+    """The device fails in every call from now on; another process may find it well."""

@@ -12,7 +12,7 @@ class HostStreams:
     """Runs at once what is queued, and writes down in which order; a captured function runs again into the same answers."""
 
     def __init__(self, refuses=None):
-        self.seen, self.refuses = [], refuses
+        self.seen, self.refuses, self.is_strict = [], refuses, False
 
     @contextmanager
     def uploading(self):
@@ -23,6 +23,13 @@ class HostStreams:
     def computing(self):
         self.seen.append("compute")
         yield
+
+    @contextmanager
+    def never_waiting(self):
+        """As on a device, a program that reads a value back fails: here, by what it is told."""
+        self.is_strict = True
+        yield
+        self.is_strict = False
 
     def warm(self, function):
         self.seen.append("warm")
@@ -63,4 +70,10 @@ def host_device(lanes=1, refuses=None):
 
 
 def host_program(call, signature, device=None, **options):
-    return CudaProgram(call, signature, EngineOptions(device="cuda:0", **options), device or host_device())
+    """`call` is the program, in any layout."""
+    return loaded_program(lambda _: call, signature, device, **options)
+
+
+def loaded_program(load, signature, device=None, **options):
+    """`load` makes the program in a layout."""
+    return CudaProgram(load, signature, EngineOptions(device="cuda:0", **options), device or host_device())

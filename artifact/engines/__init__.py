@@ -34,6 +34,7 @@ class Engine(Protocol):
         Raises:
             EngineFailed: the engine refused or failed.
             OutOfMemory: the device has no memory for so many rows; the engine goes on.
+            DeviceLost: the device fails in every call from now on.
         """
         ...
 

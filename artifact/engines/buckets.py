@@ -7,14 +7,23 @@ import numpy as np
 from artifact.signature import DTYPES, Dim, Signature, TensorSpec
 
 
+MAX_BYTES = 256 << 20
+"""Inputs of a bucket take no more: the largest batch may be larger than a start, or a device, can afford."""
+
+
 def buckets(signature: Signature) -> tuple[int, ...]:
-    """Powers of two up to the largest batch, and that; each as the model takes it, smallest first. (1,) without a batch."""
+    """Powers of two up to the largest batch, and that; each as the model takes it, smallest first. (1,) without a batch.
+
+    The smallest is always among them, and of the others those whose inputs take at most `MAX_BYTES`.
+    """
     if signature.batch_dim is None:
         return (1,)
     dim = signature.dims[signature.batch_dim]
     most = dim.max - dim.max % dim.multiple
     powers = [1 << exponent for exponent in range(most.bit_length())]
-    return tuple(sorted({min(most, _allowed(dim, size)) for size in [*powers, most]}))
+    sizes = sorted({min(most, _allowed(dim, size)) for size in [*powers, most]})
+    least_bytes = sum(array.nbytes for array in example(signature, sizes[0]).values())
+    return tuple(size for size in sizes if size == sizes[0] or size // sizes[0] * least_bytes <= MAX_BYTES)
 
 
 def example(signature: Signature, rows: int) -> dict[str, np.ndarray]:

@@ -1,19 +1,29 @@
-"""The CUDA devices that a format's library can run on here. Nothing is imported for an answer that the driver gives alone."""
+"""The CUDA devices that a format's library can run on here: as many as NVIDIA's driver shows, where the library is for CUDA.
+
+No library is imported: the process that only decides where a model runs would have all of PyTorch in its memory.
+"""
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 _DRIVER = "libcuda.so.1"
+_CUDA_PARTS: Mapping[str, tuple[str, str]] = {
+    "onnx": ("onnxruntime", "capi/libonnxruntime_providers_cuda.so"),
+    "torchscript": ("torch", "lib/libtorch_cuda.so"),
+    "pt2": ("torch", "lib/libtorch_cuda.so"),
+}
+"""Format -> its library's package, and the file in it that only its build for CUDA has."""
 
 
 def cuda_devices(format_name: str) -> list[str]:
-    """`cuda:0`, `cuda:1`, … as a format's library can run on them here; none where it is not installed, or knows no CUDA.
+    """`cuda:0`, `cuda:1`, … where a format's library is installed for CUDA; none where it is not.
 
-    It never raises, and imports a format's library only on a machine that has a device. A process asks once: its answer is
-    remembered.
+    It never raises. Whether the library runs with the driver that is there, its engine tells when it is made.
     """
-    return [f"cuda:{number}" for number in range(_count(format_name))]
+    return [f"cuda:{number}" for number in range(_driver_devices() if _is_for_cuda(format_name) else 0)]
 
 
 def device_index(device: str) -> int:
@@ -22,9 +32,10 @@ def device_index(device: str) -> int:
 
 
 @cache
-def _count(format_name: str) -> int:
-    seen = _driver_devices()
-    return min(seen, _LIBRARY_DEVICES.get(format_name, _no_devices)()) if seen else 0
+def _is_for_cuda(format_name: str) -> bool:
+    package, file = _CUDA_PARTS.get(format_name, ("", ""))
+    found = find_spec(package) if package else None
+    return found is not None and found.origin is not None and (Path(found.origin).parent / file).is_file()
 
 
 @cache
@@ -38,31 +49,3 @@ def _driver_devices() -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
-
-
-def _onnxruntime_devices() -> int:
-    try:
-        import onnxruntime
-    except ImportError:
-        return 0
-    return _driver_devices() if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else 0
-
-
-def _torch_devices() -> int:
-    try:
-        import torch
-
-        return torch.cuda.device_count() if torch.cuda.is_available() else 0
-    except (ImportError, OSError, RuntimeError):  # it is not whole, or its CUDA libraries are not
-        return 0
-
-
-def _no_devices() -> int:
-    return 0
-
-
-_LIBRARY_DEVICES: Mapping[str, Callable[[], int]] = {
-    "onnx": _onnxruntime_devices,
-    "torchscript": _torch_devices,
-    "pt2": _torch_devices,
-}

@@ -1,5 +1,6 @@
 """What PyTorch computes in: autocast for the half precisions, its switches for TF32."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,9 +23,11 @@ def allow_tf32(*, allowed: bool) -> None:
 
     Sums of half-precision products are kept in float32 in any case, as they were when the budgets were measured.
     """
-    value = "tf32" if allowed else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = value
-    torch.backends.cudnn.conv.fp32_precision = value  # type: ignore[attr-defined]
-    torch.backends.cudnn.rnn.fp32_precision = value  # type: ignore[attr-defined]
+    with warnings.catch_warnings():
+        # The older switches, which PyTorch may call deprecated, set the newer ones too. The newer leave the older as they are, and
+        # whatever then asks for those, a profiler or a part of PyTorch, fails: the two say different things.
+        warnings.simplefilter("ignore", UserWarning)
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -3,11 +3,12 @@
 import io
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from host_device import HostMemory, HostStreams, host_device, host_program
+from host_device import HostMemory, HostStreams, host_device, host_program, loaded_program
 
 import artifact
 from artifact.engines import EngineOptions, load_engine
@@ -16,9 +17,11 @@ from artifact.engines.cuda.engines import pt2_call, script_call
 from artifact.engines.cuda.memory import CudaMemory
 from artifact.engines.cuda.program import Device
 from artifact.engines.cuda.staging import Staging
+from artifact.engines.cuda.streams import capturing
 from artifact.engines.cuda.weights import place_script
+from artifact.engines.precision import allow_tf32
 from artifact.engines.torchscript import load_script, run_script
-from artifact.errors import EngineFailed, EngineUnavailable, OutOfMemory
+from artifact.errors import DeviceLost, EngineFailed, EngineUnavailable, OutOfMemory
 from artifact.signature import Dim, Signature, TensorSpec
 
 ROWS = Signature(
@@ -54,7 +57,7 @@ def seen_by(lane):
 def test_the_answers_are_those_of_the_cpu(mlp_artifact, engine, file, call, cuda_graphs):
     """Every number of rows up to the largest gives what the CPU's engine gives, with graphs and without."""
     loaded = artifact.load(mlp_artifact, engine=engine)
-    given = call((mlp_artifact / file).read_bytes(), "cpu", "float32")
+    given = call((mlp_artifact / file).read_bytes(), "cpu", "float32", torch.channels_last)
     program = host_program(given, loaded.signature, cuda_graphs=cuda_graphs)
     for count in (*range(1, 17), 3, 1):
         x = np.random.default_rng(count).uniform(-4, 4, (count, 4)).astype(np.float32)
@@ -124,6 +127,75 @@ def test_a_program_that_cannot_be_captured(caplog):
     ]
 
 
+def test_a_program_that_waits_for_the_device(caplog):
+    """It is found out before a capture, which would fail: PyTorch's allocator does not recover from one that did."""
+    device = host_device(lanes=2)
+    first = device.streams[0]
+
+    def call(x):
+        if first.is_strict:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return x + 1
+
+    program = host_program(call, ROWS, device)
+
+    assert not program.uses_graphs
+    assert not [word for lane in program._lanes for word in seen_by(lane) if word in {"warm", "capture"}]
+    assert program.run(rows(5))["y"].tolist() == (rows(5)["x"] + 1).tolist()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the program runs without CUDA graphs, since it cannot be captured: called a synchronizing CUDA operation"
+    ]
+
+
+def test_a_device_that_is_lost():
+    """Where even waiting fails, no call can succeed any more: the error says so by its type."""
+    is_lost = False
+
+    class Lost(HostStreams):
+        def finish(self):
+            super().finish()
+            if is_lost:
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    program = host_program(lambda x: x + 1, ROWS, Device(torch.device("cpu"), HostMemory(), [Lost()], pinned=False))
+    is_lost = True
+    for _ in range(2):
+        with pytest.raises(DeviceLost, match=r"^cpu is lost to this process, which is to be started again: CUDA error"):
+            program.run(rows(2))
+
+
+def test_a_shape_that_has_no_memory_for_its_landing(monkeypatch):
+    """Its calls run without graphs, and small ones are answered as ever: the largest batch's want is not theirs."""
+    device = host_device()
+    program = host_program(lambda ids: ids + 1, WORDS, device)
+    lane = lane_of(program)
+    made = lane.graphs._filled
+
+    def filled(tensor, device):
+        if tensor.shape[1] > 32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made(tensor, device)
+
+    monkeypatch.setattr(lane.graphs, "_filled", filled)
+    for _ in range(2):
+        assert (program.run({"ids": np.full((1, 64), 3)})["y"] == 4).all()
+
+    assert isinstance(device.memory, HostMemory)
+    assert device.memory.released == 1
+    assert lane.graphs.captured == {((8,),): [4, 2, 1]}
+    assert program.uses_graphs
+
+
+def test_a_shape_whose_landing_would_be_too_large(monkeypatch):
+    """It has none: a landing is as long as the largest batch, and the device's memory is for the calls."""
+    monkeypatch.setattr(graphs, "MAX_BYTES", 4 * 32 * 8)
+    program = host_program(lambda ids: ids + 1, WORDS)
+    for length in (32, 33):
+        assert (program.run({"ids": np.full((1, length), 3)})["y"] == 4).all()
+
+    assert lane_of(program).graphs.captured == {((8,),): [4, 2, 1], ((32,),): [1]}
+
+
 def test_shapes_that_come_later_are_captured_up_to_a_bound(monkeypatch):
     """A new length has its own graph from its first call on; where there are enough, others run without one."""
     monkeypatch.setattr(graphs, "MAX_SHAPES", 2)
@@ -171,6 +243,43 @@ def test_a_program_that_views_an_images_memory(caplog):
     image = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 6), np.uint8)
 
     assert np.array_equal(program.run({"image": image})["y"], image.astype(np.float32))
+    assert "the program does not run with images laid out channels last, and runs without" in caplog.text
+
+
+class Viewed(torch.nn.Module):
+    """As many older programs: rows of features are a view of what a convolution gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x).view(-1, 4 * 4 * 6)
+
+
+def exported(module, example, most):
+    batch = torch.export.Dim("batch", min=1, max=most)
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},)), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("call", [script_call, pt2_call])
+def test_a_program_that_views_what_a_convolution_gave(caplog, call):
+    """Its filters are in the plain layout, too: what a convolution gives is laid out as they are."""
+    module, image = Viewed(), torch.rand(2, 3, 4, 6)
+    data = script(module, image) if call is script_call else exported(module, image, 4)
+    signature = Signature(
+        (TensorSpec("image", "float32", ("batch", 3, 4, 6), (0, 1)),),
+        (TensorSpec("y", "float32", ("batch", 96)),),
+        {"batch": Dim(1, 4)},
+    )
+    program = loaded_program(partial(call, data, "cpu", "float32"), signature)
+
+    with torch.inference_mode():
+        expected = module(image).numpy()
+    assert np.allclose(program.run({"image": image.numpy()})["y"], expected, atol=1e-6)
+    assert program.uses_graphs
     assert "the program does not run with images laid out channels last, and runs without" in caplog.text
 
 
@@ -298,7 +407,7 @@ def test_half_precision(mlp_artifact, engine, file, call, precision):
     """Products are computed in half precision, to the bit as autocast alone does it; answers have the declared type."""
     signature = artifact.load(mlp_artifact).signature
     x = np.random.default_rng(0).uniform(-4, 4, (5, 4)).astype(np.float32)
-    given = call((mlp_artifact / file).read_bytes(), "cpu", precision)
+    given = call((mlp_artifact / file).read_bytes(), "cpu", precision, torch.channels_last)
     answer = host_program(given, signature, precision=precision).run({"x": x})["logits"]
     exact = artifact.load(mlp_artifact, engine=engine).run({"x": x})["logits"]
     options = EngineOptions(precision=precision)
@@ -331,7 +440,7 @@ def script(module, example):
 def test_a_scripts_weights_are_fitted():
     """Filters lie channels last, weights of products are in half precision, and the devices that it names are the device."""
     program = load_script(script(Convolved(), torch.ones(2, 3, 8, 8)), "cpu")
-    place_script(program, "meta", "bfloat16")
+    place_script(program, "meta", "bfloat16", torch.channels_last)
     constants = list(program.graph.findAllNodes("prim::Constant", recurse=True))
     weights = [
         node.t("value") for node in constants if node.output().type().kind() == "TensorType" and node.hasAttribute("value")
@@ -348,7 +457,7 @@ def test_what_tracing_wrote_of_tf32_does_not_hold(precision, allowed):
     """A traced convolution says by itself whether it may use TF32: it says what is asked for, and the program still runs."""
     data, image = script(Convolved(), torch.ones(2, 3, 8, 8)), torch.rand(2, 3, 8, 8)
     plain, program = load_script(data, "cpu"), load_script(data, "cpu")
-    place_script(program, "cpu", precision)
+    place_script(program, "cpu", precision, torch.channels_last)
     (node,) = program.graph.findAllNodes("aten::_convolution", recurse=True)
 
     assert list(node.inputs())[-1].node().output().toIValue() is allowed
@@ -369,7 +478,7 @@ def test_weights_that_an_embedding_reads_too_are_not_converted():
 
     buffer = io.BytesIO()
     torch.export.save(torch.export.export(Tied().eval(), (torch.ones(2, 3, dtype=torch.int64),)), buffer)
-    module = pt2_call(buffer.getvalue(), "cpu", "bfloat16")
+    module = pt2_call(buffer.getvalue(), "cpu", "bfloat16", torch.channels_last)
     assert isinstance(module, torch.fx.GraphModule)
 
     assert module.get_parameter("words.weight").dtype == torch.float32
@@ -382,11 +491,8 @@ def test_a_programs_weights_are_fitted():
         def forward(self, x):
             return super().forward(x).to(torch.float64)
 
-    batch = torch.export.Dim("batch", min=1, max=8)
-    exported = torch.export.export(Cast().eval(), (torch.ones(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
-    buffer = io.BytesIO()
-    torch.export.save(exported, buffer)
-    module = pt2_call(buffer.getvalue(), "cpu", "bfloat16")
+    data = exported(Cast(), torch.ones(2, 3, 8, 8), 8)
+    module = pt2_call(data, "cpu", "bfloat16", torch.channels_last)
     assert isinstance(module, torch.fx.GraphModule)
 
     filters, matrix = module.get_parameter("conv.weight"), module.get_parameter("last.weight")
@@ -394,7 +500,7 @@ def test_a_programs_weights_are_fitted():
     assert filters.is_contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert module(torch.ones(4, 3, 8, 8)).dtype == torch.float64
-    answer = pt2_call(buffer.getvalue(), "meta", "float32")(torch.ones(4, 3, 8, 8, device="meta"))
+    answer = pt2_call(data, "meta", "float32", torch.contiguous_format)(torch.ones(4, 3, 8, 8, device="meta"))
     assert isinstance(answer, torch.Tensor)
     assert answer.device.type == "meta"
 
@@ -444,3 +550,35 @@ def test_a_memory_limit_is_a_share_of_the_device(monkeypatch):
     CudaMemory(device, 1 << 40)
 
     assert told == [(0.25, device), (1.0, device)]
+
+
+def test_memory_that_pytorch_does_not_give_back(monkeypatch, caplog):
+    """A call that had too little is answered with that, whatever becomes of what is kept; no capture is disturbed by it."""
+    held = []
+
+    def refused():
+        held.append(capturing.locked())
+        raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
+
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda _: {})
+    monkeypatch.setattr(torch.cuda, "empty_cache", refused)
+    CudaMemory(torch.device("cuda", 0), None).release()
+
+    assert held == [True]
+    assert not capturing.locked()
+    assert caplog.messages == ["PyTorch gives no memory of cuda:0 back: captures_underway.empty() INTERNAL ASSERT FAILED"]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_every_switch_for_tf32_says_the_same(allowed):
+    """PyTorch has older switches and newer ones; where they disagree, whatever asks for the older fails."""
+    try:
+        allow_tf32(allowed=allowed)
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (allowed, allowed)
+        assert (torch.get_float32_matmul_precision() == "highest") is not allowed
+        assert (matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32") == (allowed, allowed)  # type: ignore[attr-defined]
+        assert cudnn.rnn.fp32_precision != "tf32" or allowed  # type: ignore[attr-defined]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True

@@ -1,9 +1,7 @@
 """Where an engine can run, and the batch sizes that it is made ready for."""
 
 import ctypes
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +10,13 @@ from artifact.engines import cuda_devices, devices
 from artifact.engines.buckets import buckets, example
 from artifact.signature import Dim, Signature, TensorSpec
 
-PROJECT = Path(__file__).parents[2]
-
 
 @pytest.fixture(autouse=True)
 def _asked_anew():
-    for function in (devices._count, devices._driver_devices):
+    for function in (devices._is_for_cuda, devices._driver_devices):
         function.cache_clear()
     yield
-    for function in (devices._count, devices._driver_devices):
+    for function in (devices._is_for_cuda, devices._driver_devices):
         function.cache_clear()
 
 
@@ -40,51 +36,61 @@ def driver(count, initialises=0):
     return lambda _: Driver
 
 
-def test_without_a_driver_nothing_is_imported():
-    """On a machine without NVIDIA's driver the answer costs neither PyTorch nor ONNX Runtime."""
-    code = (
-        "import ctypes, sys\n"
-        "def none(name): raise OSError(name)\n"
-        "ctypes.CDLL = none\n"
-        "from artifact.engines import cuda_devices\n"
-        "print([cuda_devices(name) for name in ('onnx', 'torchscript', 'pt2', 'other')], "
-        "sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
-
-    assert done.stdout == "[[], [], [], []] []\n", done.stderr
+def library(folder, package, part):
+    """A package's folder with its part for CUDA, which cannot be imported."""
+    (folder / package / part).parent.mkdir(parents=True)
+    (folder / package / part).touch()
+    (folder / package / "__init__.py").write_text("raise SystemError('imported')")
 
 
-def test_the_driver_and_the_library_both_count(monkeypatch):
-    """ONNX Runtime's build for the CPU sees no device; one with CUDA sees those that the driver shows."""
-    import onnxruntime
+PARTS = [
+    ("onnx", "onnxruntime", "capi/libonnxruntime_providers_cuda.so"),
+    ("torchscript", "torch", "lib/libtorch_cuda.so"),
+    ("pt2", "torch", "lib/libtorch_cuda.so"),
+]
 
+
+@pytest.mark.parametrize(("name", "package", "part"), PARTS)
+def test_the_driver_and_the_library_both_count(monkeypatch, tmp_path, name, package, part):
+    """A library's build for the CPU sees no device; one with CUDA those that the driver shows. It is not imported for that."""
     monkeypatch.setattr(ctypes, "CDLL", driver(2))
-    assert cuda_devices("onnx") == []
-
-    devices._count.cache_clear()
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    assert cuda_devices("onnx") == ["cuda:0", "cuda:1"]
+    library(tmp_path, package, part)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    assert cuda_devices(name) == ["cuda:0", "cuda:1"]
     assert cuda_devices("other") == []
 
+    devices._is_for_cuda.cache_clear()
+    (tmp_path / package / part).unlink()
+    assert cuda_devices(name) == []
 
-@pytest.mark.parametrize(
-    ("is_available", "count", "found"), [(True, 1, ["cuda:0"]), (True, 3, ["cuda:0", "cuda:1"]), (False, 1, [])]
-)
-def test_pytorchs_own_view(monkeypatch, is_available, count, found):
-    """PyTorch's formats run on what both PyTorch and the driver see."""
-    import torch
 
+def test_a_library_that_is_not_installed(monkeypatch):
+    """It sees no device."""
     monkeypatch.setattr(ctypes, "CDLL", driver(2))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_available)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(devices, "find_spec", lambda _: None)
 
-    assert cuda_devices("torchscript") == cuda_devices("pt2") == found
+    assert [cuda_devices(name) for name, _, _ in PARTS] == [[], [], []]
 
 
-def test_a_driver_that_does_not_start(monkeypatch):
+def test_without_a_driver_there_is_no_device(monkeypatch, tmp_path):
+    """Whatever is installed."""
+
+    def none(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", none)
+    library(tmp_path, "torch", "lib/libtorch_cuda.so")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert cuda_devices("torchscript") == []
+
+
+def test_a_driver_that_does_not_start(monkeypatch, tmp_path):
     """A driver that is there and refuses shows no device."""
     monkeypatch.setattr(ctypes, "CDLL", driver(2, initialises=999))
+    library(tmp_path, "torch", "lib/libtorch_cuda.so")
+    monkeypatch.syspath_prepend(str(tmp_path))
 
     assert cuda_devices("torchscript") == []
 
@@ -108,6 +114,14 @@ def test_buckets(dim, found):
     """Powers of two and the largest batch, each as the model takes it."""
     assert buckets(signature(dim)) == found
     assert all(dim.allows(size) for size in found)
+
+
+def test_buckets_that_a_start_can_afford():
+    """Larger batches are left out where their inputs would take more than 256 MiB; the smallest is always there."""
+    image = TensorSpec("x", "float32", ("batch", 3, 1024, 1024), (0, 1))
+
+    assert buckets(signature(Dim(1, 4096), image)) == (1, 2, 4, 8, 16)
+    assert buckets(signature(Dim(32, 64), image)) == (32,)
 
 
 def test_rows_that_a_model_takes():

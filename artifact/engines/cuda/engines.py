@@ -1,13 +1,13 @@
 """PyTorch's two formats on a CUDA device."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import torch
 from torch.export.passes import move_to_device_pass
 
-from artifact.engines import EngineOptions
+from artifact.engines import MODEL_FILES, EngineOptions
 from artifact.engines.cuda.program import Call, CudaProgram, Device
 from artifact.engines.cuda.weights import place_module, place_script
 from artifact.engines.pt2 import load_program
@@ -43,9 +43,7 @@ def load_torchscript(model: bytes, signature: Signature, options: EngineOptions)
     Raises:
         EngineUnavailable: PyTorch cannot run on the device, or refuses the bytes.
     """
-    device = Device.cuda(options)
-    call = script_call(model, str(device.name), options.precision)
-    return CudaEngine("torchscript", CudaProgram(call, signature, options, device))
+    return _engine("torchscript", partial(script_call, model), signature, options)
 
 
 def load_pt2(model: bytes, signature: Signature, options: EngineOptions) -> CudaEngine:
@@ -54,12 +52,23 @@ def load_pt2(model: bytes, signature: Signature, options: EngineOptions) -> Cuda
     Raises:
         EngineUnavailable: PyTorch cannot run on the device, or refuses the bytes.
     """
+    return _engine("pt2", partial(pt2_call, model), signature, options)
+
+
+def _engine(
+    name: str, load: Callable[[str, str, torch.memory_format], Call], signature: Signature, options: EngineOptions
+) -> CudaEngine:
     device = Device.cuda(options)
-    call = pt2_call(model, str(device.name), options.precision)
-    return CudaEngine("pt2", CudaProgram(call, signature, options, device))
+    try:
+        program = CudaProgram(partial(load, str(device.name), options.precision), signature, options, device)
+    except RuntimeError as cause:
+        raise EngineUnavailable(
+            f"PyTorch {torch.__version__} cannot run {MODEL_FILES[name]} on {device.name}: {cause}"
+        ) from cause
+    return CudaEngine(name, program)
 
 
-def script_call(model: bytes, device: str, precision: str) -> Call:
+def script_call(model: bytes, device: str, precision: str, layout: torch.memory_format) -> Call:
     """A TorchScript program whose weights are on the device.
 
     Raises:
@@ -67,13 +76,13 @@ def script_call(model: bytes, device: str, precision: str) -> Call:
     """
     program = load_script(model, device)
     try:
-        place_script(program, device, precision)
+        place_script(program, device, precision, layout)
     except RuntimeError as cause:
         raise EngineUnavailable(f"PyTorch {torch.__version__} cannot place model.pt on {device}: {cause}") from cause
     return partial(run_script, program)
 
 
-def pt2_call(model: bytes, device: str, precision: str) -> Call:
+def pt2_call(model: bytes, device: str, precision: str, layout: torch.memory_format) -> Call:
     """An exported program whose weights, and the devices that its export wrote into it, are the device's.
 
     Raises:
@@ -82,7 +91,7 @@ def pt2_call(model: bytes, device: str, precision: str) -> Call:
     program = load_program(model)
     try:
         module = move_to_device_pass(program, device).module()
-        place_module(module, precision)  # type: ignore[arg-type]
+        place_module(module, precision, layout)  # type: ignore[arg-type]
     except RuntimeError as cause:
         raise EngineUnavailable(f"PyTorch {torch.__version__} cannot place model.pt2 on {device}: {cause}") from cause
     return module

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 
 import torch
 
+from artifact.engines.buckets import MAX_BYTES
 from artifact.engines.cuda.memory import Memory
 from artifact.engines.cuda.streams import Answers, Streams
 
 log = logging.getLogger("stateserve")
 
 MAX_SHAPES = 16
-"""Shapes of a row that have graphs; what comes later runs without. Each has a landing, and a graph for each bucket seen."""
+"""Shapes of a row that have graphs; what comes later runs without. Each has a landing, and a graph for each bucket seen.
+
+So has no shape whose landing would take more than `MAX_BYTES`: the device's memory is for the calls.
+"""
 
 Run = Callable[[Sequence[torch.Tensor]], Answers]
 """Inputs on the device -> the signature's outputs there; the inputs are left as they are."""
@@ -52,13 +56,15 @@ class Graphs:
     def __init__(self, run: Run, sizes: Sequence[int], streams: Streams, memory: Memory, switch: Switch) -> None:
         self._run, self._sizes = run, sizes
         self._streams, self._memory, self._switch = streams, memory, switch
-        self._landings: dict[Shapes, _Landing] = {}
+        self._landings: dict[Shapes, _Landing | None] = {}
 
     @property
     def captured(self) -> Mapping[Shapes, Sequence[int]]:
         """The buckets that have a graph, by the shapes of the inputs' rows."""
         return {
-            shapes: [bucket for bucket, graph in landing.graphs.items() if graph] for shapes, landing in self._landings.items()
+            shapes: [bucket for bucket, graph in landing.graphs.items() if graph]
+            for shapes, landing in self._landings.items()
+            if landing is not None
         }
 
     def run(self, inputs: Sequence[torch.Tensor], device: torch.device) -> Answers | None:
@@ -90,15 +96,26 @@ class Graphs:
         return self._sizes[place] if place < len(self._sizes) else None
 
     def _landing(self, inputs: Sequence[torch.Tensor], device: torch.device) -> _Landing | None:
-        """Where the inputs' rows land, filled with the last of them at first; None where there are enough shapes."""
+        """Where the inputs' rows land; None where there are enough shapes, or no memory for the largest batch of this one."""
         shapes = tuple(tuple(tensor.shape[1:] if self._sizes else tensor.shape) for tensor in inputs)
-        found = self._landings.get(shapes)
-        if found is None and len(self._landings) < MAX_SHAPES:
+        if shapes not in self._landings and len(self._landings) < MAX_SHAPES:
+            self._landings[shapes] = self._made(inputs, device)
+        return self._landings.get(shapes)
+
+    def _made(self, inputs: Sequence[torch.Tensor], device: torch.device) -> _Landing | None:
+        """A landing that is filled with the inputs' last row."""
+        if self._sizes and sum(tensor[-1:].nbytes for tensor in inputs) * self._sizes[-1] > MAX_BYTES:
+            return None
+        try:
             with self._streams.computing():
-                found = _Landing([self._filled(tensor, device) for tensor in inputs])
+                landing = _Landing([self._filled(tensor, device) for tensor in inputs])
             self._streams.finish()
-            self._landings[shapes] = found
-        return found
+        except RuntimeError as error:
+            if not self._memory.ran_out(error):
+                raise
+            self._memory.release()
+            return None
+        return landing
 
     def _filled(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         if not self._sizes:

@@ -1,8 +1,13 @@
 """A device's memory: how much of it PyTorch may take, and whether a failure was for want of it. Not run on a device yet."""
 
+import logging
 from typing import Protocol
 
 import torch
+
+from artifact.engines.cuda.streams import capturing
+
+log = logging.getLogger("stateserve")
 
 _CUDA_OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation."""
@@ -43,8 +48,15 @@ class CudaMemory:
         return isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) == _CUDA_OUT_OF_MEMORY
 
     def release(self) -> None:
-        """See `Memory.release`."""
-        torch.cuda.empty_cache()
+        """See `Memory.release`.
+
+        Not while a graph is captured, when PyTorch refuses it. After a capture that failed it may refuse it for good.
+        """
+        try:
+            with capturing:
+                torch.cuda.empty_cache()
+        except RuntimeError as error:
+            log.warning("PyTorch gives no memory of %s back: %s", self._device, error)
 
     def _refusals(self) -> int:
         return torch.cuda.memory_stats(self._device).get("num_ooms", 0)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from artifact.engines.tensors import TORCH_DTYPES
+
 
 class Staging:
     """One lane's buffers, by name: used again by every call, and grown to the next power of two when one is too small.
@@ -21,7 +23,7 @@ class Staging:
         """The array as a tensor of the host: in a buffer, or where it is, if it lies in pinned memory as it should already."""
         if self._is_ready(array):
             return torch.from_numpy(array)
-        tensor = self.take(f"input {name}", array.shape, torch.from_numpy(np.empty(0, array.dtype)).dtype)
+        tensor = self.take(f"input {name}", array.shape, TORCH_DTYPES[array.dtype.name])
         np.copyto(tensor.numpy(), array)
         return tensor
 

@@ -5,6 +5,7 @@ stream, a pool that is shared by graphs which never run at once): https://docs.p
 """
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -16,8 +17,8 @@ Answers = list[torch.Tensor]
 _WARM_UPS = 2
 """Runs before a capture: in the first, libraries choose their kernels and take their workspaces."""
 
-_capturing = threading.Lock()
-"""A process captures one graph at a time."""
+capturing = threading.Lock()
+"""A process captures one graph at a time, and PyTorch gives no memory back meanwhile."""
 
 
 class Streams(Protocol):
@@ -29,6 +30,10 @@ class Streams(Protocol):
 
     def computing(self) -> AbstractContextManager[None]:
         """While it is open, work is queued behind what was uploaded: kernels, and copies of their answers."""
+        ...
+
+    def never_waiting(self) -> AbstractContextManager[None]:
+        """While it is open, what would wait for the device raises RuntimeError, in whichever thread: a capture would fail."""
         ...
 
     def warm(self, function: Callable[[], Answers]) -> None:
@@ -58,8 +63,10 @@ class CudaStreams:
     def uploading(self) -> Iterator[None]:
         """See `Streams.uploading`. What is written to was last used by a call that has finished: nothing is waited for."""
         with torch.cuda.stream(self._upload):
-            yield
-            self._uploaded.record(self._upload)
+            try:
+                yield
+            finally:
+                self._uploaded.record(self._upload)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -67,6 +74,17 @@ class CudaStreams:
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(self._uploaded)
             yield
+
+    @contextmanager
+    def never_waiting(self) -> Iterator[None]:
+        """See `Streams.never_waiting`."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # PyTorch says that it does not find all that would wait
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
     def warm(self, function: Callable[[], Answers]) -> None:
         """See `Streams.warm`."""
@@ -79,13 +97,14 @@ class CudaStreams:
         """See `Streams.capture`. The lane's graphs share their memory: no two of them run at once.
 
         Raises:
-            RuntimeError: the program does what cannot be captured, such as reading a value back.
+            RuntimeError: the program does what cannot be captured. PyTorch's allocator may hold that capture for unfinished from
+                then on, and give nothing back: so what waits for the device is found before, see `never_waiting`.
         """
         graph = torch.cuda.CUDAGraph()
         # The stream is entered here, too: where a capture fails, PyTorch's own context leaves the thread on its stream.
         # "thread_local": what other lanes' threads do meanwhile is none of this capture's business.
         with (
-            _capturing,
+            capturing,
             torch.cuda.stream(self._compute),
             torch.cuda.graph(graph, pool=self._pool, stream=self._compute, capture_error_mode="thread_local"),
         ):

@@ -1,4 +1,4 @@
-"""A program's weights as a device takes them best: on it, channels last, in half precision where autocast would make them so.
+"""A program's weights as a device takes them best: on it, in the layout and the precision that its kernels read.
 
 Autocast converts every weight again in every call. Weights that only operations read which autocast runs in half precision
 are converted once instead: the same bits reach the kernels.
@@ -18,8 +18,10 @@ _FILTERS = 4
 """Dimensions of the weights of a convolution over images."""
 
 
-def place_script(program: Any, device: str, precision: str) -> None:
+def place_script(program: Any, device: str, precision: str, layout: torch.memory_format) -> None:
     """Fits a frozen TorchScript program for a device, before its first run: its weights, and the devices that it names.
+
+    `layout` is that of the filters of convolutions over images: what such a convolution gives is laid out as its filters are.
 
     Tracing also wrote into every convolution whether TF32 was allowed where it was traced, which holds against PyTorch's switch.
     """
@@ -33,11 +35,11 @@ def place_script(program: Any, device: str, precision: str) -> None:
             node.s_("value", device)
         elif kind == "TensorType" and node.hasAttribute("value"):
             users = {use.user.kind().removeprefix("aten::") for use in node.output().uses()}
-            node.t_("value", _fitted(node.t("value").to(device), users, precision))
+            node.t_("value", _fitted(node.t("value").to(device), users, precision, layout))
 
 
-def place_module(module: torch.fx.GraphModule, precision: str) -> None:
-    """Fits an exported program's module, which is on its device already.
+def place_module(module: torch.fx.GraphModule, precision: str, layout: torch.memory_format) -> None:
+    """Fits an exported program's module, which is on its device already; `layout` as in `place_script`.
 
     The checks of element types that its export wrote into it are those of float32: they go where autocast runs it.
     """
@@ -52,15 +54,15 @@ def place_module(module: torch.fx.GraphModule, precision: str) -> None:
         owner = module.get_submodule(path)
         value = getattr(owner, name)
         if isinstance(value, torch.Tensor):
-            _set(owner, name, _fitted(value.detach(), operations, precision))
+            _set(owner, name, _fitted(value.detach(), operations, precision, layout))
     module.recompile()
 
 
-def _fitted(weight: torch.Tensor, users: set[str], precision: str) -> torch.Tensor:
+def _fitted(weight: torch.Tensor, users: set[str], precision: str, layout: torch.memory_format) -> torch.Tensor:
     if weight.dtype == torch.float32 and users and users <= _IN_HALF:
         weight = weight.to(_HALVES.get(precision, torch.float32))
     is_filter = weight.dim() == _FILTERS and users and users <= _CONVOLUTIONS
-    return weight.contiguous(memory_format=torch.channels_last) if is_filter else weight
+    return weight.contiguous(memory_format=layout) if is_filter else weight
 
 
 def _set(owner: torch.nn.Module, name: str, value: torch.Tensor) -> None:
