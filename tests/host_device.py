@@ -28,8 +28,10 @@ class HostStreams:
     def never_waiting(self):
         """As on a device, a program that reads a value back fails: here, by what it is told."""
         self.is_strict = True
-        yield
-        self.is_strict = False
+        try:
+            yield
+        finally:
+            self.is_strict = False
 
     def warm(self, function):
         self.seen.append("warm")

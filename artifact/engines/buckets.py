@@ -1,11 +1,11 @@
 """Batch sizes at which a device is made ready, and rows that a model takes: what an engine is tried with when it is loaded."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from artifact.signature import DTYPES, Dim, Signature, TensorSpec
-
 
 MAX_BYTES = 256 << 20
 """Inputs of a bucket take no more: the largest batch may be larger than a start, or a device, can afford."""
@@ -22,8 +22,7 @@ def buckets(signature: Signature) -> tuple[int, ...]:
     most = dim.max - dim.max % dim.multiple
     powers = [1 << exponent for exponent in range(most.bit_length())]
     sizes = sorted({min(most, _allowed(dim, size)) for size in [*powers, most]})
-    least_bytes = sum(array.nbytes for array in example(signature, sizes[0]).values())
-    return tuple(size for size in sizes if size == sizes[0] or size // sizes[0] * least_bytes <= MAX_BYTES)
+    return tuple(size for size in sizes if size == sizes[0] or _bytes(signature, size) <= MAX_BYTES)
 
 
 def example(signature: Signature, rows: int) -> dict[str, np.ndarray]:
@@ -31,10 +30,17 @@ def example(signature: Signature, rows: int) -> dict[str, np.ndarray]:
 
     The middle of integers is rounded up, so that a mask is 1 everywhere; what has no range is 0.
     """
-    sizes = {name: _usual(dim) for name, dim in signature.dims.items()}
-    if signature.batch_dim is not None:
-        sizes[signature.batch_dim] = rows
-    return {spec.name: _middle(spec, sizes) for spec in signature.inputs}
+    return {spec.name: _middle(spec, _sizes(signature, rows)) for spec in signature.inputs}
+
+
+def _bytes(signature: Signature, rows: int) -> int:
+    sizes = _sizes(signature, rows)
+    return sum(math.prod(spec.concrete(sizes)) * DTYPES[spec.dtype].itemsize for spec in signature.inputs)
+
+
+def _sizes(signature: Signature, rows: int) -> dict[str, int]:
+    usual = {name: _usual(dim) for name, dim in signature.dims.items()}
+    return usual if signature.batch_dim is None else {**usual, signature.batch_dim: rows}
 
 
 def _allowed(dim: Dim, size: int) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 
 from artifact.engines import EngineOptions
-from artifact.errors import EngineFailed, EngineUnavailable, OutOfMemory
+from artifact.errors import DeviceLost, EngineFailed, EngineUnavailable, OutOfMemory
 from artifact.signature import Signature
 
 _SEVERITY_ERROR = 3
@@ -27,6 +27,8 @@ _NO_MEMORY = (
     "CUDA failure 2: out of memory",  # the device refuses what a kernel asks for beside the arena
 )
 """What ONNX Runtime's allocators say where there is too little memory."""
+_LOST = ("CUDA failure 700:", "CUDA failure 710:", "CUDA failure 719:")
+"""What it says of kernels that failed, after which nothing of the process's can run on the device."""
 
 
 class OnnxEngine:
@@ -83,10 +85,12 @@ def refused(cause: Exception) -> EngineUnavailable:
 
 
 def failed(cause: Exception) -> EngineFailed:
-    """ONNX Runtime's failure of a run as our error: `OutOfMemory` where an allocator says so.
+    """ONNX Runtime's failure of a run as our error: `OutOfMemory` where an allocator says so, `DeviceLost` where CUDA does.
 
     By its words, here and nowhere else: ONNX Runtime has no error code for it, and its allocators' failures come as the same
     `Fail` and `RuntimeException` as everything else (1.20 to 1.31).
     """
-    kind = OutOfMemory if any(words in str(cause) for words in _NO_MEMORY) else EngineFailed
-    return kind(f"ONNX Runtime failed: {cause}")
+    text = str(cause)
+    kinds = ((OutOfMemory, _NO_MEMORY), (DeviceLost, _LOST))
+    kind = next((kind for kind, said in kinds if any(words in text for words in said)), EngineFailed)
+    return kind(f"ONNX Runtime failed: {text}")

@@ -24,8 +24,8 @@ def allow_tf32(*, allowed: bool) -> None:
     Sums of half-precision products are kept in float32 in any case, as they were when the budgets were measured.
     """
     with warnings.catch_warnings():
-        # The older switches, which PyTorch may call deprecated, set the newer ones too. The newer leave the older as they are, and
-        # whatever then asks for those, a profiler or a part of PyTorch, fails: the two say different things.
+        # The older switches, which PyTorch may call deprecated, set the newer ones too. The newer leave the older as they are,
+        # and whatever then asks for those, a profiler or a part of PyTorch, fails: the two say different things.
         warnings.simplefilter("ignore", UserWarning)
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed

@@ -13,7 +13,7 @@ import artifact
 from artifact.engines import EngineOptions, load_engine
 from artifact.engines.cuda.session import provider_options
 from artifact.engines.onnx import failed
-from artifact.errors import EngineFailed, EngineUnavailable, OutOfMemory
+from artifact.errors import DeviceLost, EngineFailed, EngineUnavailable, OutOfMemory
 from artifact.signature import Dim, Signature, TensorSpec
 
 PROJECT = Path(__file__).parents[2]
@@ -241,6 +241,7 @@ except Exception as error:
 
     assert done.stdout == "OutOfMemory\n", done.stderr
     assert type(failed(RuntimeError("CUDA failure 2: out of memory ; GPU=0"))) is OutOfMemory
+    assert type(failed(RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0"))) is DeviceLost
     assert type(failed(RuntimeError("Got invalid dimensions"))) is EngineFailed
 
 

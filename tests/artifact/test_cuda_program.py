@@ -131,6 +131,7 @@ def test_a_program_that_waits_for_the_device(caplog):
     """It is found out before a capture, which would fail: PyTorch's allocator does not recover from one that did."""
     device = host_device(lanes=2)
     first = device.streams[0]
+    assert isinstance(first, HostStreams)
 
     def call(x):
         if first.is_strict:
@@ -230,6 +231,7 @@ def test_images_are_uploaded_as_they_are_and_laid_out_on_the_device():
     assert np.array_equal(program.run({"image": image})["y"], image.astype(np.float32) / 255)
     assert set(seen) == {(torch.uint8, True)}
     (landing,) = lane_of(program).graphs._landings.values()
+    assert landing is not None
     assert landing.inputs[0].dtype == torch.uint8
 
 

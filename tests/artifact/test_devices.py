@@ -13,20 +13,25 @@ from artifact.signature import Dim, Signature, TensorSpec
 
 @pytest.fixture(autouse=True)
 def _asked_anew():
-    for function in (devices._is_for_cuda, devices._driver_devices):
+    for function in (devices._cuda_of, devices._driver):
         function.cache_clear()
     yield
-    for function in (devices._is_for_cuda, devices._driver_devices):
+    for function in (devices._cuda_of, devices._driver):
         function.cache_clear()
 
 
-def driver(count, initialises=0):
-    """NVIDIA's driver, with so many devices."""
+def driver(count, initialises=0, version=12080):
+    """NVIDIA's driver, with so many devices, for a version of CUDA as it tells it."""
 
     class Driver:
         @staticmethod
         def cuInit(_):  # noqa: N802 - the driver's name
             return initialises
+
+        @staticmethod
+        def cuDriverGetVersion(place):  # noqa: N802 - the driver's name
+            place._obj.value = version
+            return 0
 
         @staticmethod
         def cuDeviceGetCount(place):  # noqa: N802 - the driver's name
@@ -36,61 +41,92 @@ def driver(count, initialises=0):
     return lambda _: Driver
 
 
-def library(folder, package, part):
-    """A package's folder with its part for CUDA, which cannot be imported."""
-    (folder / package / part).parent.mkdir(parents=True)
-    (folder / package / part).touch()
-    (folder / package / "__init__.py").write_text("raise SystemError('imported')")
-
-
-PARTS = [
-    ("onnx", "onnxruntime", "capi/libonnxruntime_providers_cuda.so"),
-    ("torchscript", "torch", "lib/libtorch_cuda.so"),
-    ("pt2", "torch", "lib/libtorch_cuda.so"),
+BUILDS = [
+    ("onnx", "onnxruntime", "capi/build_and_package_info.py", "cuda_version = '12.8'"),
+    ("torchscript", "torch", "version.py", "cuda: Optional[str] = '12.8'"),
+    ("pt2", "torch", "version.py", "cuda = '12.8'"),
 ]
 
 
-@pytest.mark.parametrize(("name", "package", "part"), PARTS)
-def test_the_driver_and_the_library_both_count(monkeypatch, tmp_path, name, package, part):
-    """A library's build for the CPU sees no device; one with CUDA those that the driver shows. It is not imported for that."""
-    monkeypatch.setattr(ctypes, "CDLL", driver(2))
-    library(tmp_path, package, part)
+@pytest.fixture
+def built(monkeypatch, tmp_path):
+    """Puts a package in the library's place, which says how it was built, and cannot be imported."""
+
+    def built(package, file, text):
+        devices._cuda_of.cache_clear()
+        place = tmp_path / package / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / package / "__init__.py").write_text("raise SystemError('imported')")
+        place.write_text(f"from typing import Optional\n{text}\ncudart_version = 7\nhip: Optional[str] = None\n")
+        monkeypatch.delitem(sys.modules, package, raising=False)
+
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, package, raising=False)
+    return built
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_driver_and_the_library_both_count(monkeypatch, built, build):
+    """A build for a CUDA that the driver runs sees what the driver shows; another one nothing. It is not imported for that."""
+    name, package, file, text = build
+    monkeypatch.setattr(ctypes, "CDLL", driver(2))
+    built(package, file, text)
     assert cuda_devices(name) == ["cuda:0", "cuda:1"]
     assert cuda_devices("other") == []
 
-    devices._is_for_cuda.cache_clear()
-    (tmp_path / package / part).unlink()
-    assert cuda_devices(name) == []
+    for other in (text.replace("'12.8'", "None"), text.replace("12.8", "13.0"), ""):
+        built(package, file, other)
+        assert cuda_devices(name) == []
+
+
+def test_an_older_driver_of_the_same_cuda(monkeypatch, built):
+    """It runs what is built for a newer minor version, as NVIDIA promises."""
+    monkeypatch.setattr(ctypes, "CDLL", driver(1, version=12020))
+    built(*BUILDS[1][1:])
+
+    assert cuda_devices("torchscript") == ["cuda:0"]
+
+
+def test_what_is_installed_here(monkeypatch):
+    """The libraries themselves say how they were built where it is looked for."""
+    import onnxruntime
+    import torch
+
+    monkeypatch.setattr(ctypes, "CDLL", driver(1, version=99000))
+
+    assert bool(cuda_devices("torchscript")) is bool(cuda_devices("pt2")) is (torch.version.cuda is not None)
+    assert bool(cuda_devices("onnx")) is ("CUDAExecutionProvider" in onnxruntime.get_available_providers())
 
 
 def test_a_library_that_is_not_installed(monkeypatch):
-    """It sees no device."""
+    """It sees no device; nor does one that cannot be found."""
     monkeypatch.setattr(ctypes, "CDLL", driver(2))
     monkeypatch.setattr(devices, "find_spec", lambda _: None)
+    assert [cuda_devices(name) for name, *_ in BUILDS] == [[], [], []]
 
-    assert [cuda_devices(name) for name, _, _ in PARTS] == [[], [], []]
+    def broken(name):
+        raise ModuleNotFoundError(name)
+
+    devices._cuda_of.cache_clear()
+    monkeypatch.setattr(devices, "find_spec", broken)
+    assert [cuda_devices(name) for name, *_ in BUILDS] == [[], [], []]
 
 
-def test_without_a_driver_there_is_no_device(monkeypatch, tmp_path):
+def test_without_a_driver_there_is_no_device(monkeypatch, built):
     """Whatever is installed."""
 
     def none(name):
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", none)
-    library(tmp_path, "torch", "lib/libtorch_cuda.so")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    built(*BUILDS[1][1:])
 
     assert cuda_devices("torchscript") == []
 
 
-def test_a_driver_that_does_not_start(monkeypatch, tmp_path):
+def test_a_driver_that_does_not_start(monkeypatch, built):
     """A driver that is there and refuses shows no device."""
     monkeypatch.setattr(ctypes, "CDLL", driver(2, initialises=999))
-    library(tmp_path, "torch", "lib/libtorch_cuda.so")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    built(*BUILDS[1][1:])
 
     assert cuda_devices("torchscript") == []
 

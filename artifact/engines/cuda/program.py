@@ -184,7 +184,7 @@ class CudaProgram:
             raise EngineFailed(f"the program failed on {self._device.name}: {error}") from error
 
     def _require_device(self, lane: _Lane) -> None:
-        """Raises DeviceLost where even waiting fails: a kernel that failed takes all of the process's work on the device along."""
+        """Raises DeviceLost where even waiting fails: a failed kernel takes all of the process's work on the device along."""
         try:
             lane.streams.finish()
         except RuntimeError as error:

@@ -59,6 +59,7 @@ def test_what_a_failing_stage_had_found_is_kept(run, name, error):
     assert (ended.status, ended.error, found) == ("failed", error, [{"one": 1}])
 
 
+@pytest.mark.processes
 def test_a_stage_that_is_out_of_time_is_told_to_end(run):
     """It may clean up; what it had found is kept, and the processes that it started are gone."""
     ended, found, _ = run("slow", seconds=4.0)
@@ -67,6 +68,7 @@ def test_a_stage_that_is_out_of_time_is_told_to_end(run):
     assert gone(found[0]["pid"])
 
 
+@pytest.mark.processes
 def test_a_stage_that_will_not_end_is_killed(run, monkeypatch):
     """With all that it started."""
     monkeypatch.setattr(stage, "_GRACE_S", 0.2)
