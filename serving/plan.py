@@ -14,8 +14,9 @@ from artifact.tuned import Arm, Choice, Ignored, Tuning
 from foundation.environment import cores
 from serving.settings import ModelSettings
 
-_ENGINES = frozenset(MODEL_FILES) - {"pt2"}
-"""What the server runs of what can be tuned: the values of the setting `engine`."""
+_ON_CUDA = frozenset(MODEL_FILES)
+_ON_CPU = _ON_CUDA - {"pt2"}
+"""What is taken of what was tuned where no engine is set; .pt2, which PyTorch interprets, is never the fastest there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def make_plan(directory: Path, manifest: Manifest, settings: ModelSettings, devi
         return plan_untuned(manifest, settings)
     if isinstance(found, Ignored):
         return plan_untuned(manifest, settings, f"it {found.reason}; `stateserve tune` measures here")
-    choice = _agreeing(found, settings)
+    choice = _agreeing(found, settings, _ON_CPU if device == "cpu" else _ON_CUDA)
     if choice is None:
         return plan_untuned(manifest, settings, f"it measured nothing that holds here with {_as_set(settings)}")
     most, arm = most_rows(manifest.signature, settings), choice.arm
@@ -126,12 +127,12 @@ def _all_is_set(signature: Signature, settings: ModelSettings) -> bool:
     return settings.engine != "auto" and None not in {settings.instances, settings.threads} and rows
 
 
-def _agreeing(tuning: Tuning, settings: ModelSettings) -> Choice | None:
+def _agreeing(tuning: Tuning, settings: ModelSettings, taken: frozenset[str]) -> Choice | None:
     """The tuner's choice, or the best of what it measured with what is set; None where it measured no such arm.
 
     What another version of an engine's library measured does not count.
     """
-    engines = tuning.engines_as_here() & (_ENGINES if settings.engine == "auto" else {settings.engine})
+    engines = tuning.engines_as_here() & (taken if settings.engine == "auto" else {settings.engine})
 
     def agrees(arm: Arm) -> bool:
         return arm.engine in engines and settings.instances in {None, arm.instances} and settings.threads in {None, arm.threads}

@@ -71,7 +71,7 @@ Policy = Annotated[VersionPolicy, BeforeValidator(VersionPolicy.parse), PlainSer
 class ModelDefaults(BaseModel, frozen=True, extra="forbid", validate_default=True, protected_namespaces=()):
     """What holds for every model, unless `model_settings` says otherwise for one."""
 
-    engine: Literal["auto", "onnx", "torchscript"] = setting(
+    engine: Literal["auto", "onnx", "torchscript", "pt2"] = setting(
         "Models", "auto", "What runs a model; auto: what `stateserve tune` found, or the artifact's first format."
     )
     threads: OrNone[Count] = setting(

@@ -6,12 +6,15 @@ Front ends have the routes, engine processes the engines; this process has the r
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from artifact.errors import EngineUnavailable
 from artifact.manifest import Manifest, read_manifest
 from serving.model import read_labels
 from serving.plan import devices
+from serving.processes.children import Child, Json, ProcessFailed
 from serving.processes.engines import Engines, require_same
 from serving.processes.figures import Started
 from serving.processes.front_ends import FrontEnds
@@ -21,6 +24,9 @@ from serving.processes.running import Processes, ended_on_error
 from serving.processes.spread import Spread
 from serving.settings import ModelSettings, Settings
 
+log = logging.getLogger("stateserve")
+
+_CPU = ("cpu",)
 _FRESH_S = 0.5
 """How long counts are waited for; of a process that tells none in time, those that it told last are shown."""
 
@@ -55,7 +61,7 @@ class Control:
         manifest, labels, usable = await asyncio.to_thread(_read, directory, settings)
         loading = Loading(next(self._ids), name, version, directory, settings)
         with ended_on_error() as started:
-            first, ready = await self._engines.prepared(loading, usable[0], started)
+            usable, first, ready = await self._prepared(loading, usable, started)
             require_same(manifest, ready, f"{directory} was replaced by another artifact while it was being loaded")
             found = Found.of(manifest, labels, ready)
             seats: list[Seat] = []
@@ -140,6 +146,19 @@ class Control:
         """Ends every process at once."""
         self._processes.kill()
 
+    async def _prepared(
+        self, loading: Loading, usable: tuple[str, ...], started: list[Child]
+    ) -> tuple[tuple[str, ...], Child, Json]:
+        """The devices, the first engine process and what it found; the CPU where only `auto` asked for a GPU, and it refuses."""
+        try:
+            return usable, *await self._engines.prepared(loading, usable[0], started)
+        except ProcessFailed as error:
+            if loading.settings.device != "auto" or usable == _CPU or error.kind != EngineUnavailable.__name__:
+                raise
+            place = (loading.name, loading.version, usable[0])
+            log.warning("%s version %d runs on the CPU, as device=auto allows: on %s, %s", *place, error)
+        return _CPU, *await self._engines.prepared(loading, _CPU[0], started)
+
     async def _let_go(self, version: RemoteVersion) -> None:
         """Retires a version that no route leads to, then ends its engine processes."""
         self._engines.let_be(version)
@@ -155,7 +174,7 @@ def _read(directory: Path, settings: ModelSettings) -> tuple[Manifest, Mapping[s
 
 def _runs_in_front_ends(settings: ModelSettings, usable: Sequence[str], found: Found) -> bool:
     """Whether a call is so short that the way to another process and back would take longer."""
-    return settings.execution in {"auto", "loop"} and tuple(usable) == ("cpu",) and found.execution.on_loop
+    return settings.execution in {"auto", "loop"} and tuple(usable) == _CPU and found.execution.on_loop
 
 
 def _places(usable: Sequence[str], found: Found) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from artifact.errors import EngineFailed
+from artifact.errors import DeviceLost, EngineFailed
 from serving.batcher import Batcher, Job
 from serving.errors import QueueFull
 from serving.processes.arena import PLACE_BYTES, mapped
@@ -19,6 +19,11 @@ from serving.protocols.asked import Arrays
 
 _SOON_S = 1e-6
 """What is left of a deadline that passed on the way."""
+
+
+def _give_up(error: DeviceLost) -> None:
+    """Ends the process, as what goes wrong in the middle of a request does."""
+    raise error
 
 
 class Reply(asyncio.Future[Arrays]):
@@ -97,6 +102,8 @@ class Intake:
 
     def fail(self, reply: Reply, error: BaseException) -> None:
         """Tells of an error."""
+        if isinstance(error, DeviceLost):  # so would every other call: control starts another process
+            self._loop.call_soon(_give_up, error)
         kind, text, retry_after_s = numbered(error)
         self._tell(reply, kind, text.encode(), retry_after_s, [0] * self._slots.shapes[-1].stop)
 

@@ -74,7 +74,7 @@ def test_print_settings(run, tmp_path, command):
         (["--port", "0"], "wrong setting: port is '0' (--port): Input should be greater than or equal to 1"),
         (
             ["--print-settings", "--engine", "tf"],
-            "wrong setting: engine is 'tf' (--engine): Input should be 'auto', 'onnx' or 'torchscript'",
+            "wrong setting: engine is 'tf' (--engine): Input should be 'auto', 'onnx', 'torchscript' or 'pt2'",
         ),
     ],
 )

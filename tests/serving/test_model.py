@@ -2,10 +2,11 @@
 
 import asyncio
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from serving.batcher import Batcher  # noqa: TC001 - as every import: at the top
 from serving.model import ServedModel, load_model
 from serving.protocols.asked import Limits
 from serving.settings import ModelSettings
@@ -57,7 +58,8 @@ def test_rows_are_limited_and_padded_as_set(mlp_artifact):
 
     async def scenario():
         served = await load(mlp_artifact, max_batch_rows=8, preferred_batch_sizes=(4, 8), execution="thread")
-        assert (served.most_rows, served.batcher._limits.max_rows, served.batcher._limits.preferred) == (8, 8, (8, 4))
+        limits = cast("Batcher", served.batcher)._limits
+        assert (served.most_rows, limits.max_rows, limits.preferred) == (8, 8, (8, 4))
         padded = served._calls.joined()._padded
         assert [padded(rows) for rows in range(1, 9)] == [4, 4, 4, 4, 8, 8, 8, 8]
         await served.retire()

@@ -184,7 +184,7 @@ def test_wrong_files(text, message):
         ("port=65536", "'65536' (config.properties:1): Input should be less than or equal to 65535"),
         ("host=", "'' (config.properties:1): String should have at least 1 character"),
         ("threads=0", "'0' (config.properties:1): Input should be greater than or equal to 1"),
-        ("engine=tf", "'tf' (config.properties:1): Input should be 'auto', 'onnx' or 'torchscript'"),
+        ("engine=tf", "'tf' (config.properties:1): Input should be 'auto', 'onnx', 'torchscript' or 'pt2'"),
         ("max_body_bytes=0", "0 (config.properties:1): Input should be greater than or equal to 1"),
         (
             "max_body_bytes=64MB",
@@ -237,7 +237,7 @@ def test_all_that_is_wrong_is_told_at_once(monkeypatch):
         read_settings({"port": "0"}, None)
 
     assert str(caught.value).removeprefix("wrong setting: ").split("; ") == [
-        "engine is 'tf' (config.properties:1): Input should be 'auto', 'onnx' or 'torchscript'",
+        "engine is 'tf' (config.properties:1): Input should be 'auto', 'onnx', 'torchscript' or 'pt2'",
         "default_priority is 2 (default): it is above priority_levels, which is 1",
         "port is '0' (--port): Input should be greater than or equal to 1",
         "model_settings.a.instances is 0 (config.properties:2): Input should be greater than or equal to 1",

@@ -45,9 +45,10 @@ def test_the_highest_place_since_it_was_asked_for():
     """It is what was taken meanwhile, given back or not, and what still is."""
     places = Places(1 << 10)
     first, second = places.take(64), places.take(128)
-    places.give_back(second, 128)
+    assert (first, second) == (0, 64)
+    places.give_back(64, 128)
     assert (places.highest(), places.highest()) == (192, 64)
-    places.give_back(first, 64)
+    places.give_back(0, 64)
     assert (places.highest(), places.highest()) == (64, 0)
     places.take(1 << 10)
     assert (places.highest(), places.highest()) == (1 << 10, 1 << 10)

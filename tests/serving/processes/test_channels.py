@@ -16,7 +16,7 @@ import pytest
 import serving.joined
 import serving.processes.channels
 import serving.processes.intake
-from artifact.errors import EngineFailed, InvalidInput, OutOfMemory
+from artifact.errors import DeviceLost, EngineFailed, InvalidInput, OutOfMemory
 from artifact.signature import DTYPES, Dim, Signature, TensorSpec
 from serving.batcher import Batcher, BatchLimits, Job, OnLoop
 from serving.errors import BodyTooLarge, ClientLeft, DeadlinePassed, EngineLost, QueueFull
@@ -864,5 +864,26 @@ def test_nothing_is_mixed_up():
         assert right > 500
         assert all(map(all_free, fronts))
         assert all(channels.queued_rows == 0 for channels in fronts)
+
+    run(scenario)
+
+
+def test_a_process_whose_device_is_lost_ends():
+    """The request is told that the engine failed, and then the process ends, by the way of every unforeseen error."""
+
+    async def scenario():
+        unforeseen = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unforeseen.append(context))
+        held = Held()
+        channels = channels_to(Far(runs=[held]))
+        asked = job()
+        channels.put(asked)
+        await until(lambda: held.calls)
+        held.finish(DeviceLost("the GPU is gone"))
+        with pytest.raises(EngineFailed, match=r"^the GPU is gone$"):
+            await asked.future
+        await until(lambda: unforeseen)
+        assert isinstance(unforeseen[0]["exception"], DeviceLost)
+        assert "handle" in unforeseen[0]
 
     run(scenario)

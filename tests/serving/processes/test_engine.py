@@ -40,14 +40,18 @@ class Engine:
         asked = ModelSettings(**settings).model_dump(mode="json")
         where = {"name": "mlp", "version": 1, "directory": str(directory), "device": device, "number": number}
         self.link.send({"kind": "prepare", "settings": asked, **where})
-        return (await self.link.receive()).head
+        answer = await self.link.receive()
+        assert answer is not None
+        return answer.head
 
     async def ask(self, kind, fds=(), **more):
         """The answer to this, past what the process says by itself."""
         self.link.send({"kind": kind, "ask": 7, **more}, fds=fds)
-        while (message := await self.link.receive()) is not None and message.head.get("ask") != 7:
+        while (message := await self.link.receive()) is not None:
+            if message.head.get("ask") == 7:
+                return message.head
             self.unasked.append(message.head)
-        return message.head
+        raise EOFError("the engine process has ended")
 
     async def connect(self, channels, number=0):
         here, there = socket.socketpair()
@@ -89,7 +93,7 @@ def make_channels(directory, stack, arena_bytes=1 << 20):
     return channels
 
 
-def job(rows, seed=0, **inputs):
+def job(rows, seed: int = 0, **inputs: Any):
     inputs = inputs or {"x": np.random.default_rng(seed).uniform(-1, 1, (rows, 4)).astype(np.float32)}
     return Job(inputs, rows, (), asyncio.get_running_loop().create_future(), 0)
 
@@ -110,7 +114,7 @@ def test_it_answers_as_the_artifact_alone(mlp_artifact, where):
         assert (found.on_loop, found.instances) == (where == "process", 1)
         channels = make_channels(mlp_artifact, stack)
         await engine.connect(channels)
-        jobs = [job(rows, **{spec.name: np.repeat(inputs, rows, axis=0)}) for rows in (1, 2, 3, 40)]
+        jobs = [job(rows, 0, **{spec.name: np.repeat(inputs, rows, axis=0)}) for rows in (1, 2, 3, 40)]
         for one in jobs:
             channels.put(one)
         answers = await asyncio.gather(*(one.future for one in jobs))
@@ -213,7 +217,7 @@ def test_a_killed_one_is_replaced_without_a_request_lost_in_silence(mlp_artifact
             row = golden[number % len(golden)][None]
             expected = loaded.run({spec.name: row})
             while not is_over:
-                one = job(1, **{spec.name: row})
+                one = job(1, 0, **{spec.name: row})
                 try:
                     channels.put(one)
                     outputs = await one.future
