@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients torchserve processes docker demo bench bench-client bench-export bench-scaling bench-serving \
-	bench-torchserve gpu gpu-wheels soak soak-torchserve fuzz clean
+.PHONY: install lint test clients torchserve processes durability docker demo bench bench-checkpoints bench-client bench-export \
+	bench-scaling bench-serving bench-torchserve gpu gpu-wheels soak soak-checkpoints soak-torchserve fuzz clean
 
 install: .venv/.installed
 
@@ -44,6 +44,10 @@ torchserve: install
 processes: install
 	$(BIN)/pytest -m processes
 
+# Trainings that save, killed; their disks full, gone, without links; a real S3 server among them.
+durability: install
+	$(BIN)/pytest -m durability
+
 # The Dockerfiles' steps in empty environments, without Docker; each image's command then serves or exports.
 docker: install
 	$(BIN)/pytest -m docker
@@ -54,6 +58,10 @@ demo: install
 # The load test of three models against plain FastAPI and the real TorchServe (Java 17): about 25 minutes.
 bench: install
 	$(BIN)/python -m bench.three_models --to docs/benchmarks
+
+# What saving takes from the training step, beside torch.save and Lightning's ModelCheckpoint.
+bench-checkpoints: install
+	$(BIN)/python docs/benchmarks/measure_checkpoints.py --to docs/benchmarks/checkpoints.md
 
 # The load generator beside wrk.
 bench-client: install
@@ -86,10 +94,15 @@ gpu-wheels:
 SERVER_SOAK := mix-up swaps overload leaving ending memory
 WORKERS_SOAK := workers-killed worker-alone workers-ending workers-memory
 
-soak: install
+soak: install soak-checkpoints
 	$(BIN)/python -m bench.soak $(SERVER_SOAK:%=--only %) --to docs/benchmarks/soak.md
 	$(BIN)/python -m bench.soak $(SERVER_SOAK:%=--only %) --only kills --frontends 2 --engine-processes 2 --append \
 		--to docs/benchmarks/soak.md
+
+# Trainings that save all the time, killed by -9: on the local file system, and against an S3 server.
+soak-checkpoints: install
+	$(BIN)/python -W ignore -m tests.checkpoints.keeping.kills --times 500 --without-links-times 100 --every-call --s3-times 100 \
+		--s3-parts-times 20 --to docs/benchmarks/soak-checkpoints.md
 
 # TorchServe's workers, killed and ended under load.
 soak-torchserve: install

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from bench.__main__ import bench
 from export.__main__ import export
 from foundation.command import exit_codes
 from serving.__main__ import ServeCommand, serve
+
+if TYPE_CHECKING:
+    from artifact.check import Replayed
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 app.command()(export)
@@ -27,7 +30,7 @@ Plugins = Annotated[list[str] | None, typer.Option(help="A .py file or module th
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A checkpoint: any file, or a folder.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint: any file, a folder, or a URL (s3://…).")],
     config: Annotated[Path | None, typer.Option(help="The YAML to try it with. Default: as export finds it.")] = None,
     plugin: Plugins = None,
     as_json: AsJson = False,
@@ -37,10 +40,11 @@ def inspect(
     Exit code: 0 if `python -m export` would load it, else the code that it would end with.
     """
     with exit_codes(as_json=as_json):
+        from checkpoints.fetched import local_checkpoint
         from export import inspect as inspection
 
         with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is not our answer
-            found = inspection.inspect(path, config, tuple(plugin or ()))
+            found = inspection.inspect(local_checkpoint(path), config, tuple(plugin or ()))
         _print(inspection.to_json(found) if as_json else inspection.to_text(found))
     raise typer.Exit(0 if found.error is None else found.error.exit_code)
 
@@ -50,25 +54,57 @@ def check(
     artifact: Annotated[Path, typer.Argument(help="The artifact: <repository>/<name>/<version>.")],
     replay: Annotated[bool, typer.Option("--replay", help="Run the golden cases on every engine and GPU that is here.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Export --ckpt again; the content id must be the same.")] = False,
-    ckpt: Annotated[Path | None, typer.Option(help="The checkpoint, for --rebuild.")] = None,
+    ckpt: Annotated[str | None, typer.Option(metavar="PATH", help="The checkpoint, for --rebuild.")] = None,
     plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an artifact's hashes; with --replay its numbers on this machine, with --rebuild where it comes from.
 
+    --replay says beside the numbers what differs here from the machine of the export, worst first (docs/environment.md).
     Exit code: 0 if all is as it was exported, else not 0.
     """
     if rebuild and ckpt is None:
         raise typer.BadParameter("--rebuild needs the checkpoint", param_hint="--ckpt")
     with exit_codes(as_json=as_json):
-        report = _check(artifact, replay=replay)
+        report, lines = _check(artifact, replay=replay)
         if rebuild and ckpt is not None:
+            from checkpoints.fetched import local_checkpoint
             from export.rebuild import rebuild as run_rebuild
             from export.report import Silent
 
             with contextlib.redirect_stdout(sys.stderr):  # see above
-                report["rebuilt_content_id"] = run_rebuild(artifact, ckpt, tuple(plugin or ()), Silent())
-        _print(report if as_json else _check_text(report))
+                report["rebuilt_content_id"] = run_rebuild(artifact, local_checkpoint(ckpt), tuple(plugin or ()), Silent())
+                lines.append("rebuilt from the checkpoint: the same content id")
+        _print(report if as_json else "\n".join(lines))
+
+
+@app.command()
+def environment(
+    to: Annotated[
+        Path | None, typer.Option(help="Write environment.json, requirements.txt and environment.yml to this directory.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Say what differs from an environment.json, an artifact, or a Keeper's checkpoint.")
+    ] = None,
+    ask_index: Annotated[
+        bool, typer.Option("--ask-index/--no-index", help="Whether pip asks its indexes for the packages' hashes.")
+    ] = True,
+    timeout_s: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="How long pip may take for them.")] = 180,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not make.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what decides the numbers here; with --to write it for another machine, with --against what differs, worst first.
+
+    The switches are those of a fresh process; a training's own are in its checkpoints (docs/environment.md).
+    """
+    with exit_codes(as_json=as_json):
+        from checkpoints.keeping.git import git_state
+        from foundation.environment_command import Request, run, text
+
+        request = Request(to, against, ask_index, timeout_s, force)
+        with contextlib.redirect_stdout(sys.stderr):  # what a library prints as it is loaded is not our answer
+            told = run(request, git_state(Path.cwd()))
+        _print(told.to_json() if as_json else text(told))
 
 
 @app.command()
@@ -102,6 +138,56 @@ def tune(
         _print(found)
 
 
+@app.command(name="list")
+def list_(
+    place: Annotated[
+        str, typer.Argument(metavar="DIR", help="A folder of checkpoints of any trainer, or a Keeper's URL (s3://…).")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """List the checkpoints of a folder, in their order: step, epoch, metrics, size, what points to them, what is not whole."""
+    with exit_codes(as_json=as_json):
+        from checkpoints.listing.command import list_command
+
+        list_command(place, as_json=as_json)
+
+
+@app.command()
+def prune(
+    place: Annotated[
+        str, typer.Argument(metavar="DIR", help="A folder of checkpoints of any trainer, or a Keeper's URL (s3://…).")
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="last:3, best:val_acc:max:2, every:1000, every:5:epochs; repeatable, what any of them names stays."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Remove only what this names; repeatable.")] = None,
+    one_series: Annotated[bool, typer.Option("--one-series", help="Take all as one series, whatever their names.")] = False,
+    order_by_time: Annotated[
+        bool, typer.Option("--order-by-time", help="Let the time of writing order what nothing else orders.")
+    ] = False,
+    milestones: Annotated[
+        bool, typer.Option("--milestones", help="Let go of what a Keeper's Every… policies keep for good, too.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go and why the rest stays; remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the checkpoints of a folder that nothing keeps; best, last, latest and final ones, links' targets and the newest stay."""
+    with exit_codes(as_json=as_json):
+        from checkpoints.listing.command import prune_command
+        from checkpoints.listing.keep import parse_keep
+        from checkpoints.listing.plan import Choice
+
+        choice = Choice(
+            keep=parse_keep(keep or ()),
+            only=tuple(only or ()),
+            one_series=one_series,
+            by_time=order_by_time,
+            milestones=milestones,
+        )
+        prune_command(place, choice, dry_run=dry_run, as_json=as_json)
+
+
 @package_app.command()
 def mar(
     artifact: Annotated[Path, typer.Argument(help="The artifact: <repository>/<name>/<version>.")],
@@ -122,38 +208,39 @@ def mar(
     _print({**dataclasses.asdict(made), "path": str(made.path)} if as_json else str(made.path))
 
 
-def _check(directory: Path, *, replay: bool) -> dict[str, Any]:
+def _check(directory: Path, *, replay: bool) -> tuple[dict[str, Any], list[str]]:
+    """The report as JSON, and as lines for a person."""
     from artifact import check as checking
 
     manifest = checking.check(directory)
     report: dict[str, Any] = {"artifact": str(directory), "content_id": manifest.content_id, "files": sorted(manifest.listed)}
+    lines = [f"{directory}: {len(manifest.listed)} files are as they were exported, content id {manifest.content_id}"]
     if replay:
         replayed = list(checking.replay_all(directory, manifest.formats))
-        checking.require_all(replayed)
-        report["replay"] = {
-            entry.where: {
-                "unavailable": entry.unavailable,
-                "comparisons": len(entry.results),
-                "worst_scaled": max((result.error for result in entry.results), default=None),
-                "tolerance": min((result.tolerance for result in entry.results), default=None),
-                "bit_equal": all(result.bit_equal for result in entry.results if not result.tiled),
-            }
-            for entry in replayed
-        }
-    return report
+        differing = checking.differing_here(directory, replayed)
+        checking.require_all(replayed, differing)
+        report["replay"] = {entry.where: _replayed(entry) for entry in replayed}
+        report["differences"] = None if differing is None else [found.to_json() for found in differing]
+        lines += [_replayed_line(entry.where, report["replay"][entry.where]) for entry in replayed]
+        lines += checking.difference_lines(differing)
+    return report, lines
 
 
-def _check_text(report: dict[str, Any]) -> str:
-    lines = [f"{report['artifact']}: {len(report['files'])} files are as they were exported, content id {report['content_id']}"]
-    for engine, entry in report.get("replay", {}).items():
-        if entry["unavailable"]:
-            lines.append(f"{engine}: not replayed: {entry['unavailable']}")
-        else:
-            worst = f"worst scaled error {entry['worst_scaled']:.1e}, allowed {entry['tolerance']:.1e}"
-            lines.append(f"{engine}: {entry['comparisons']} comparisons hold, {worst}, bit-equal: {entry['bit_equal']}")
-    if "rebuilt_content_id" in report:
-        lines.append("rebuilt from the checkpoint: the same content id")
-    return "\n".join(lines)
+def _replayed(entry: "Replayed") -> dict[str, Any]:
+    return {
+        "unavailable": entry.unavailable,
+        "comparisons": len(entry.results),
+        "worst_scaled": max((result.error for result in entry.results), default=None),
+        "tolerance": min((result.tolerance for result in entry.results), default=None),
+        "bit_equal": all(result.bit_equal for result in entry.results if not result.tiled),
+    }
+
+
+def _replayed_line(engine: str, entry: dict[str, Any]) -> str:
+    if entry["unavailable"]:
+        return f"{engine}: not replayed: {entry['unavailable']}"
+    worst = f"worst scaled error {entry['worst_scaled']:.1e}, allowed {entry['tolerance']:.1e}"
+    return f"{engine}: {entry['comparisons']} comparisons hold, {worst}, bit-equal: {entry['bit_equal']}"
 
 
 def _print(value: Any) -> None:

@@ -21,6 +21,12 @@ CONFIG_ENTRIES = ("config", "hyper_parameters", "args", "cfg", "hparams", "model
 TRAINING_STATE = re.compile(r"optim|sched|scaler|callback|loops?$|rng|random_state|datamodule|sampler", re.IGNORECASE)
 """Entries of a training run's own state: never weights, never provenance."""
 
+KEEPER_MARK = "stateserve_checkpoint"
+"""The entry that says that a Keeper wrote the file."""
+
+KEEPER_ENTRIES = ("model_state_dict", "epoch", "step", "metrics", "config")
+"""What such a file says of its model; all else in it is for resuming the training, whatever it holds."""
+
 MAX_PLAIN_NODES = 20_000
 MAX_PLAIN_DEPTH = 32
 MAX_PROVENANCE_ITEMS = 64
@@ -44,6 +50,9 @@ def take_apart(path: Path, held: Any) -> Contents:
     """
     if not isinstance(held, Mapping):
         raise UnreadableCheckpoint(f"{path.name} holds a {type(held).__name__}, not a state_dict. Save model.state_dict().")
+    is_kept = KEEPER_MARK in held
+    if is_kept:
+        held = {entry: held[entry] for entry in KEEPER_ENTRIES if entry in held}
     sets = dict(_weight_sets(held))
     if not sets:
         raise UnreadableCheckpoint(_no_weights(path, held))
@@ -51,7 +60,7 @@ def take_apart(path: Path, held: Any) -> Contents:
         _refuse_adapter(path, name, tensors)
     config_entry = next((entry for entry in CONFIG_ENTRIES if _as_mapping(held.get(entry)) is not None), None)
     config = None if config_entry is None else plain(path, _as_mapping(held[config_entry]))
-    return Contents(_layout(held, sets), sets, _provenance(path, held, sets, config_entry), config)
+    return Contents("keeper" if is_kept else _layout(held, sets), sets, _provenance(path, held, sets, config_entry), config)
 
 
 def is_tensor(value: Any) -> bool:

@@ -5,6 +5,11 @@
   - UnsafeCheckpoint        reading them would run code (exit 4)
   - KeysDoNotMatch          the file's keys or shapes are not the model's (exit 5)
   - AmbiguousWeights        more than one answer fits; a person must choose (exit 6)
+  - KeeperError             a checkpoint cannot be kept, or a Keeper was told what it cannot do
+    - DirectoryTaken        another trainer keeps its checkpoints in this place
+    - NotEnoughSpace        what is about to be written does not fit
+    - SaveFailed            a checkpoint was not written; those before it are as they were
+    - NothingToResume       there are checkpoints, but none of them can be resumed from
 """
 
 from collections.abc import Sequence
@@ -56,3 +61,37 @@ class AmbiguousWeights(CheckpointError):
     """More than one weight set, or more than one key rewrite, fits; a person must choose."""
 
     exit_code: ClassVar[int] = 6
+
+
+class KeeperError(CheckpointError):
+    """A checkpoint cannot be kept, or a Keeper was told what it cannot do."""
+
+
+class DirectoryTaken(KeeperError):
+    """Another trainer keeps its checkpoints in this place.
+
+    `host`, `pid` and `since` (UTC, as that trainer's clock said) are those of the other, None where it left no word.
+    """
+
+    def __init__(self, message: str, *, host: str | None = None, pid: int | None = None, since: str | None = None) -> None:
+        super().__init__(message)
+        self.host = host
+        self.pid = pid
+        self.since = since
+
+
+class NotEnoughSpace(KeeperError):
+    """What is about to be written does not fit; nothing was written. Both figures are bytes."""
+
+    def __init__(self, message: str, *, needed_bytes: int, free_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+
+
+class SaveFailed(KeeperError):
+    """A checkpoint was not written; those before it are as they were, and so are `best` and `latest`."""
+
+
+class NothingToResume(KeeperError):
+    """There are checkpoints, but none of them can be resumed from; the message says why of each."""

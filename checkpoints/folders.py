@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoints.keeping.names import is_link, is_sidecar
 from checkpoints.kinds import READ_IT, Kind, Recognised
 
 MAX_NAMES = 10_000
@@ -45,6 +46,12 @@ def _is_deepspeed(names: frozenset[str]) -> bool:
 
 
 RULES = (
+    FolderRule(
+        Kind.KEEPER_FOLDER,
+        lambda names: any(map(is_sidecar, names)),
+        "a directory of a Keeper's checkpoints",
+        "Give one of the checkpoints in it.",
+    ),
     FolderRule(
         Kind.DCP_FOLDER,
         lambda names: ".metadata" in names and _matches(r".*\.distcp")(names),
@@ -106,9 +113,15 @@ def recognise_folder(path: Path) -> Recognised:
     size_bytes = sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
     for rule in RULES:
         if rule.is_one(names):
-            remedy = _give_newest(path, rule.remedy) if rule.kind is Kind.TNT_FOLDER else rule.remedy
-            return Recognised(path, rule.kind, size_bytes, rule.summary, remedy)
+            return Recognised(path, rule.kind, size_bytes, rule.summary, _remedy(path, names, rule))
     return Recognised(path, Kind.FOLDER, size_bytes, _plain_summary(names), _plain_remedy(names))
+
+
+def _remedy(path: Path, names: frozenset[str], rule: FolderRule) -> str:
+    if rule.kind is Kind.TNT_FOLDER:
+        return _give_newest(path, rule.remedy)
+    links = sorted(filter(is_link, names)) if rule.kind is Kind.KEEPER_FOLDER else []
+    return f"Give one of the checkpoints in it: {' or '.join(str(path / link) for link in links)}." if links else rule.remedy
 
 
 def _give_newest(path: Path, remedy: str) -> str:

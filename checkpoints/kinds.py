@@ -40,6 +40,7 @@ class Kind(StrEnum):
     DCP_FOLDER = "dcp-folder"
     FSDP_FOLDER = "fsdp-folder"
     TNT_FOLDER = "tnt-folder"
+    KEEPER_FOLDER = "keeper-folder"
     ORBAX_FOLDER = "orbax-folder"
     SAVED_MODEL_FOLDER = "saved-model-folder"
     TF_CHECKPOINT_FOLDER = "tf-checkpoint-folder"

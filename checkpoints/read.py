@@ -9,8 +9,11 @@ from pathlib import Path
 
 from checkpoints.checkpoint_files import FILE_READERS, Parts
 from checkpoints.errors import UnreadableCheckpoint
+from checkpoints.fetched import local_checkpoint
+from checkpoints.kept import require_listed, sidecar_beside, with_sidecar
 from checkpoints.kinds import Kind
 from checkpoints.model_folders import read_accelerate_folder, read_hf_folder
+from checkpoints.pointers import followed
 from checkpoints.recognise import recognise
 from checkpoints.refusal import refusal
 from checkpoints.weights import Checkpoint
@@ -22,33 +25,55 @@ READERS: Mapping[Kind, Callable[[Path], Parts]] = {
 }
 
 
+MAX_FOLLOWED = 5
+"""How often a pointer is followed again that a training replaced meanwhile."""
+
+
 def read(path: str | Path) -> Checkpoint:
     """Read a checkpoint: a torch.save or safetensors file, an index of shards, or a folder of Hugging Face or accelerate.
 
-    Tensors are on the CPU, and mapped from the file where the format allows: the file must not change while they are used.
+    best.pth and latest.pth of a Keeper are followed, and what its sidecar says is part of what is read. A URL (s3://…) is fetched
+    first. Tensors are on the CPU, and mapped from the file where the format allows: the file must not change while they are used.
 
     Raises UnreadableCheckpoint where the path is no checkpoint that we read, or damaged, or changes meanwhile; UnsafeCheckpoint
     where reading it would run code; AmbiguousWeights where a folder holds more than one answer.
     """
-    path = Path(path)
-    found = recognise(path)
+    path = local_checkpoint(path)
+    try:
+        for _ in range(MAX_FOLLOWED):
+            file = followed(path)
+            try:
+                return _read(path, file)
+            except (UnreadableCheckpoint, FileNotFoundError):  # a training may have moved the pointer, and removed this one
+                if followed(path) == file:
+                    raise
+        return _read(path, followed(path))
+    except OSError as error:
+        raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _read(path: Path, file: Path) -> Checkpoint:
+    """Read the file that the path leads to."""
+    found = recognise(file)
     reader = READERS.get(found.kind)
     if reader is None:
         raise refusal(found)
-    try:
-        begun = _stamp([path])
-        parts = reader(path)
-        loaded = _stamp(parts.files)
-        sha256 = _sha256(parts.files)
-        if (path.is_file() and _stamp([path]) != begun) or _stamp(parts.files) != loaded:
-            raise UnreadableCheckpoint(f"{path.name} changed while it was read. Wait until its writer is done, or copy it first.")
-    except OSError as error:
-        raise UnreadableCheckpoint(f"{path} cannot be read: {error.strerror or error}.") from error
+    sidecar = sidecar_beside(file)
+    begun = _stamp([file])
+    parts = reader(file)
+    loaded = _stamp(parts.files)
+    sha256 = _sha256(parts.files)
+    if (file.is_file() and _stamp([file]) != begun) or _stamp(parts.files) != loaded:
+        raise UnreadableCheckpoint(f"{file.name} changed while it was read. Wait until its writer is done, or copy it first.")
+    size_bytes = sum(size for _, size, _ in loaded)
+    if sidecar is not None:
+        require_listed(file, sidecar, size_bytes, sha256)
+        parts = with_sidecar(parts, sidecar)
     return Checkpoint(
         path=path,
         kind=found.kind,
         layout=parts.layout,
-        size_bytes=sum(size for _, size, _ in loaded),
+        size_bytes=size_bytes,
         sha256=sha256,
         weight_sets=parts.weight_sets,
         provenance=parts.provenance,

@@ -15,6 +15,7 @@ from checkpoints.errors import UnreadableCheckpoint
 from checkpoints.folders import recognise_folder
 from checkpoints.kinds import WORDS, Kind, Recognised
 from checkpoints.pickles import LEGACY_MAGIC
+from checkpoints.pointers import followed
 from checkpoints.siblings import name_sibling
 
 HEAD_BYTES = 4096
@@ -26,10 +27,13 @@ INTEGER_OPCODES = frozenset({"INT", "BININT", "BININT1", "BININT2", "LONG", "LON
 def recognise(path: str | Path) -> Recognised:
     """Tell what a file or folder is by its bytes and members.
 
-    Raises UnreadableCheckpoint only where the path does not exist or cannot be read.
+    A Keeper's best.pth or latest.pth is what it leads to.
+
+    Raises UnreadableCheckpoint only where the path does not exist or cannot be read, or is a pointer that leads nowhere.
     """
     path = Path(path)
     try:
+        path = followed(path)
         if path.is_dir():
             return recognise_folder(path)
         if not path.is_file():

@@ -34,7 +34,7 @@ def load_safetensors(path: Path) -> SafetensorsContents:
     if not header.tensors:
         raise UnreadableCheckpoint(f"{path.name} is a safetensors file without a tensor.")
     tensors = _tensors(path, header)
-    aliases = {key: kept for key, kept in header.metadata.items() if kept in tensors and key not in tensors}
+    aliases = {key: kept for key, kept in header.metadata.items() if key != "format" and kept in tensors and key not in tensors}
     rest = {key: text for key, text in header.metadata.items() if key not in aliases}
     return SafetensorsContents(tensors, aliases, rest)
 

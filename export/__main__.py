@@ -20,7 +20,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def export(
     ckpt: Annotated[
-        Path | None, typer.Option(help="The checkpoint: a file, or a folder as Hugging Face and Accelerate write it.")
+        str | None,
+        typer.Option(metavar="PATH", help="The checkpoint: a file, a folder as Hugging Face and Accelerate write it, or s3://…."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="The YAML. Default: STEM.yaml beside the checkpoint, or the checkpoint's own.")
@@ -46,6 +47,7 @@ def export(
     7 the model cannot be captured as declared, 8 the numbers disagree, 9 writing failed.
     """
     with exit_codes(as_json=as_json):
+        from checkpoints.fetched import local_checkpoint
         from export.errors import ConfigError
         from export.run import ExportRequest  # torch is heavy: --help does not wait for it
 
@@ -55,7 +57,7 @@ def export(
         if ckpt is None:
             raise ConfigError("--ckpt is missing: say which checkpoint to export")
         request = ExportRequest(
-            checkpoint=ckpt,
+            checkpoint=local_checkpoint(ckpt),
             config=config,
             name=_checked_name(name),
             version=version,

@@ -11,10 +11,11 @@ from artifact.artifact import verified_files
 from artifact.engines import MODEL_FILES
 from artifact.errors import ArtifactError, NotAnArtifact
 from artifact.manifest import FileEntry, Manifest, read_manifest
+from checkpoints.keeping.git import git_state
 from export.config import Config, to_yaml
 from export.errors import WriteFailed
 from export.parity import Proof
-from foundation.environment import environment
+from foundation.environment import whole_environment
 from foundation.storage import canonical_json, write_directory
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def assemble(prepared: "Prepared", models: Mapping[str, bytes], rounded: Mapping
     )
     facts = {
         manifest.MANIFEST: made.encode(),
-        manifest.ENVIRONMENT: canonical_json(environment()),
+        manifest.ENVIRONMENT: canonical_json(whole_environment(Path.cwd(), git_state(Path.cwd()))),
         manifest.PROVENANCE: canonical_json(_provenance(prepared)),
     }
     return Packed(made, {**stable, **evidence, **unstable, **facts})

@@ -4,25 +4,74 @@ import importlib.metadata
 import os
 import platform
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from foundation.installed import installed, installed_sha256, lock_files
+from foundation.loaded import loaded
+
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "safetensors", "stateserve", "torch")
+_TRAINING_PACKAGES = ("accelerate", "lightning", "opencv-python", "opencv-python-headless", "pillow", "pytorch-lightning")
+_TRAINING_PACKAGES += ("scikit-learn", "scipy", "timm", "tokenizers", "torchaudio", "torchvision", "transformers", "triton")
 _ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch")
-_ISA_VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+VARIABLES = {
+    "precision": (
+        "DNNL_DEFAULT_FPMATH_MODE",
+        "NVIDIA_TF32_OVERRIDE",
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+        "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    ),
+    "kernels": (
+        "ATEN_CPU_CAPABILITY",
+        "DNNL_MAX_CPU_ISA",
+        "GLIBC_TUNABLES",
+        "MKL_CBWR",
+        "MKL_ENABLE_INSTRUCTIONS",
+        "NPY_DISABLE_CPU_FEATURES",
+        "ONEDNN_MAX_CPU_ISA",
+        "OPENBLAS_CORETYPE",
+    ),
+    "determinism": ("CUBLAS_WORKSPACE_CONFIG", "CUDA_LAUNCH_BLOCKING", "PYTHONHASHSEED"),
+    "threads": (
+        "MKL_DYNAMIC",
+        "MKL_NUM_THREADS",
+        "OMP_DYNAMIC",
+        "OMP_NUM_THREADS",
+        "OMP_SCHEDULE",
+        "OPENBLAS_NUM_THREADS",
+    ),
+}
+"""What the variables that are recorded decide -> their names."""
 
 
 def environment() -> dict[str, Any]:
-    """Python, system, processor with its instruction sets, cores, package versions, and the variables that choose kernels."""
+    """What decides a computation's numbers, as JSON: cheap (some milliseconds), so that a training can record it as it runs.
+
+    Python, system, processor with its instruction sets, cores, package versions, the variables that choose kernels, GPUs. What
+    PyTorch, ONNX Runtime and NumPy say of their build, threads and switches is there only where they are loaded: nothing is
+    imported, and CUDA is not initialised.
+    """
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "os": _os(),
         "cpu": _cpu_model(),
+        "cpu_id": _cpu_id(),
         "isa": _cpu_flags(),
         "cores": cores(),
-        "packages": _versions(),
-        "variables": {name: os.environ[name] for name in _ISA_VARIABLES if name in os.environ},
+        "packages": _versions((*_PACKAGES, *_TRAINING_PACKAGES)),
+        "installed_sha256": installed_sha256(installed()),
+        "variables": _variables(),
+        "gpus": [{"name": name} for name in _gpu_names()],
+        "gpu_driver": _gpu_driver(),
+        **loaded(),
     }
+
+
+def whole_environment(directory: Path, git: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`environment`, every installed package, the hashes of a project's lock files, and its `git` state as it is given."""
+    return {**environment(), "installed": installed(), "lock_files": lock_files(directory), "git": git}
 
 
 def speed_identity(*, gpus: bool = False) -> dict[str, Any]:
@@ -30,8 +79,7 @@ def speed_identity(*, gpus: bool = False) -> dict[str, Any]:
 
     Speeds that were measured where it is equal hold here.
     """
-    packages = {name: version for name, version in _versions().items() if name in _ENGINE_PACKAGES}
-    found: dict[str, Any] = {"cpu": _cpu_model(), "isa": _cpu_flags(), "cores": cores(), "packages": packages}
+    found: dict[str, Any] = {"cpu": _cpu_model(), "isa": _cpu_flags(), "cores": cores(), "packages": _versions(_ENGINE_PACKAGES)}
     return {**found, "gpus": _gpu_names()} if gpus else found
 
 
@@ -72,6 +120,33 @@ def _cpu_flags() -> list[str]:
     return sorted(flag for flag in " ".join(found).split() if relevant.search(flag))
 
 
+def _cpu_id() -> str | None:
+    """Vendor, family, model, stepping: virtual machines have one name for many processors. None where there is none (arm64)."""
+    values = [_values(_cpuinfo(), key) for key in ("vendor_id", "cpu family", "model", "stepping")]
+    return " ".join(found[0] for found in values) if all(values) else None
+
+
+def _os() -> dict[str, str]:
+    """The distribution, the kernel's number, and the C library, whose `exp` and `tanh` some kernels call."""
+    try:
+        release = platform.freedesktop_os_release()
+        name = f"{release['ID']} {release.get('VERSION_ID', '')}".strip()
+    except (OSError, KeyError):
+        name = platform.system()
+    kernel = re.split(r"[^\d.]", platform.release())[0]  # what follows is the builder's own word
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION")
+    except (AttributeError, ValueError, OSError):  # no glibc
+        libc = None
+    return {"name": name, "kernel": kernel, **({"libc": libc} if libc else {})}
+
+
+def _variables() -> dict[str, str]:
+    """Those that are set; none whose value holds a path."""
+    names = sorted(name for group in VARIABLES.values() for name in group)
+    return {name: os.environ[name] for name in names if name in os.environ and "/" not in os.environ[name]}
+
+
 def _values(page: str, key: str) -> list[str]:
     """What every core says of a key in /proc/cpuinfo."""
     return [match.strip() for match in re.findall(rf"^{key}[ \t]*:(.*)$", page, re.MULTILINE)]
@@ -83,14 +158,23 @@ def _gpu_names() -> list[str]:
     return sorted(match.group(1).strip() for page in pages if (match := re.search(r"^Model:(.+)$", page, re.MULTILINE)))
 
 
+def _gpu_driver() -> str | None:
+    """NVIDIA's driver, as it tells its version; None where there is none."""
+    try:
+        match = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        return None
+    return match.group(1) if match else None
+
+
 def _cpuinfo() -> str:
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.exists() else ""
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     versions = {}
-    for package in _PACKAGES:
+    for package in sorted(packages):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import secrets
 
 import numpy as np
 import pytest
@@ -80,3 +81,19 @@ def rewrite_manifest():
         path.write_bytes(canonical_json(value))
 
     return rewrite
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A real S3 server in a process of its own."""
+    from s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3):
+    """An empty bucket of the S3 server, which is this process's S3 while the test runs; its name."""
+    with s3.environment():
+        yield s3.make_bucket(f"test-{secrets.token_hex(6)}")

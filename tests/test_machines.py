@@ -8,6 +8,9 @@ from pathlib import Path
 
 import machines
 import pytest
+import torch
+
+from foundation.environment import cores
 
 MACHINES = {
     "no vector extensions": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
@@ -52,6 +55,26 @@ def test_content_ids_are_the_same_on_other_machines(exported, machine, tmp_path)
     checkpoints, _, ids = exported
 
     assert on_machine(MACHINES[machine], "export", checkpoints, tmp_path) == ids
+
+
+def test_check_says_what_is_emulated(exported):
+    """`check --replay` on such a machine: the numbers hold, and beside them stand the variables that make it another, worst first."""
+    _, repository, _ = exported
+    variables = {**MACHINES["no vector extensions"], "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "stateserve.py"), "check", str(repository / "digits_cnn" / "1"), "--replay", "--json"]
+    finished = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    told = json.loads(finished.stdout)
+
+    assert finished.returncode == 0, finished.stderr
+    assert all(entry["worst_scaled"] <= entry["tolerance"] for entry in told["replay"].values())
+    assert {one["fact"]: one["here"] for one in told["differences"]} == {
+        **({"torch.cpu_capability": "DEFAULT"} if torch.backends.cpu.get_cpu_capability() != "DEFAULT" else {}),
+        **({"torch.get_num_threads": "1"} if cores() > 1 else {}),
+        **variables,
+    }
+    assert [one["severity"] for one in told["differences"]] == sorted(one["severity"] for one in told["differences"])
+    assert not any("onnx" in one["concerns"] for one in told["differences"])  # ONNX Runtime follows none of them
 
 
 def test_the_emulation_is_real(exported):

@@ -7,7 +7,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from artifact.check import Replayed, differing_here, require_all
+from artifact.errors import GoldenMismatch
+from artifact.golden import Replay
 from artifact.manifest import read_manifest
+from foundation.environment import environment
 from stateserve import app
 
 
@@ -82,15 +86,20 @@ def test_a_directory_that_is_no_artifact(check, work):
     assert "has no readable manifest.json: an artifact is a directory <name>/<version> that export wrote" in result.stderr
 
 
-def test_replay(check, small):
-    """Every engine's golden cases, on this machine: the same bits here."""
+def test_replay(check, small, tmp_path):
+    """Every engine's golden cases, on this machine: the same bits here, and nothing differs from where it was exported."""
     _, exported = small
+    exported = shutil.copytree(exported.path, tmp_path / "1")
+    (exported / "environment.json").write_text(json.dumps(environment()))
 
-    text, told = check(exported.path, "--replay"), json.loads(check(exported.path, "--replay", "--json").stdout)
+    text, told = check(exported, "--replay"), json.loads(check(exported, "--replay", "--json").stdout)
+    lines = text.stdout.splitlines()
 
     assert text.exit_code == 0
-    assert [line.split(":")[0] for line in text.stdout.splitlines()[1:]] == ["onnx", "torchscript", "pt2"]
-    assert all(line.endswith(", allowed 1.0e-06, bit-equal: True") for line in text.stdout.splitlines()[1:])
+    assert [line.split(":")[0] for line in lines[1:-1]] == ["onnx", "torchscript", "pt2"]
+    assert all(line.endswith(", allowed 1.0e-06, bit-equal: True") for line in lines[1:-1])
+    assert lines[-1] == "nothing differs from the machine of the export, of what these engines compute with"
+    assert told["differences"] == []
     assert told["replay"]["onnx"] == {
         "unavailable": None,
         "comparisons": 6,
@@ -98,6 +107,93 @@ def test_replay(check, small):
         "tolerance": 1e-6,
         "bit_equal": True,
     }
+
+
+def test_what_differs_from_the_machine_of_the_export(check, copied):
+    """Worst first, with the values, the reason and the engines; what no engine here computes with is left out."""
+    path, _ = copied
+    there = environment()
+    there["packages"] = {**there["packages"], "torch": "2.10.0", "pillow": "9.0"}
+    there["cores"] = 96
+    there["torch"]["build"]["mkl"] = "2023.1"
+    (path / "environment.json").write_text(json.dumps(there))
+
+    lines = check(path, "--replay").stdout.splitlines()[4:]
+    told = json.loads(check(path, "--replay", "--json").stdout)["differences"]
+
+    here = environment()
+    assert lines == [
+        "differs from the machine of the export, worst first:",
+        f"  1. torch: 2.10.0 there, {torch.__version__} here; another version has other kernels, other fusions and other faults "
+        "(torchscript, pt2)",
+        f"  2. torch.build.mkl: 2023.1 there, {here['torch']['build']['mkl']} here; the same version with other libraries, or from "
+        "another compiler (torchscript, pt2)",
+        f"  3. cores: 96 there, {here['cores']} here; sums are cut into other pieces (onnx)",
+    ]
+    assert [(one["fact"], one["there"], one["concerns"]) for one in told] == [
+        ("torch", "2.10.0", ["torchscript", "pt2"]),
+        ("torch.build.mkl", "2023.1", ["torchscript", "pt2"]),
+        ("cores", "96", ["onnx"]),
+    ]
+
+
+def test_the_record_that_export_writes(small):
+    """Beside the manifest: what computed, every package, and the code; outside the content id, and of no engine's concern."""
+    _, exported = small
+    record = json.loads((exported.path / "environment.json").read_text())
+
+    assert record["torch"]["commit"] == torch.version.git_version
+    assert record["onnxruntime"]["commit"]
+    assert record["threads"]["torch.get_num_threads"] >= 1
+    assert record["installed"]["torch"] == torch.__version__
+    assert {"git", "lock_files"} <= record.keys()
+    assert "environment.json" not in read_manifest(exported.path).listed
+
+
+@pytest.mark.parametrize("page", [None, "", "[]", "[" * 100_000, '{"python": "3.11'])
+def test_an_artifact_without_a_record(check, copied, page):
+    """It is replayed all the same; that nothing is known of where it comes from is said."""
+    path, _ = copied
+    (path / "environment.json").unlink()
+    if page is not None:
+        (path / "environment.json").write_text(page)
+
+    text, told = check(path, "--replay"), json.loads(check(path, "--replay", "--json").stdout)
+
+    assert text.exit_code == 0
+    assert text.stdout.splitlines()[-1] == (
+        "what differs from the machine of the export is not known: there is no readable environment.json"
+    )
+    assert told["differences"] is None
+
+
+def test_an_artifact_of_an_older_version(check, copied):
+    """Its record has fewer facts: those are compared, the others are not known, and no difference."""
+    path, _ = copied
+    here = environment()
+    first = {name: here[name] for name in ("python", "system", "cpu", "isa", "cores", "variables")}
+    packages = {**here["packages"], "onnxruntime": "1.20.0"}
+    (path / "environment.json").write_text(json.dumps({**first, "packages": packages}))
+
+    told = json.loads(check(path, "--replay", "--json").stdout)["differences"]
+
+    assert [(one["fact"], one["concerns"]) for one in told] == [("onnxruntime", ["onnx"])]
+
+
+def test_numbers_that_disagree(copied):
+    """The message that the numbers are others has what differs beside it."""
+    path, _ = copied
+    (path / "environment.json").write_text(json.dumps({**environment(), "cores": 96}))
+    worse = Replay("onnx", "c", "y", 1, tiled=False, error=1.0, tolerance=1e-6, bit_equal=False)
+    replayed = [Replayed("onnx", (worse,))]
+
+    with pytest.raises(GoldenMismatch) as caught:
+        require_all(replayed, differing_here(path, replayed))
+
+    first, second, third = str(caught.value).splitlines()
+    assert first.startswith("golden case c disagrees on engine onnx: output y, 1 row(s), scaled error 1.00e+00, allowed 1.00e-06")
+    assert second == "differs from the machine of the export, worst first:"
+    assert third.startswith("  1. cores: 96 there, ")
 
 
 def test_rebuild(check, small):

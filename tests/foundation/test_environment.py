@@ -20,7 +20,9 @@ def test_what_is_recorded():
     """Python, system, processor, cores, versions, and the variables that choose kernels."""
     found = facts.environment()
 
-    assert list(found) == ["python", "system", "cpu", "isa", "cores", "packages", "variables"]
+    first = ["python", "system", "os", "cpu", "cpu_id", "isa", "cores", "packages", "installed_sha256", "variables"]
+    assert list(found)[:12] == [*first, "gpus", "gpu_driver"]
+    assert set(found) - set(list(found)[:12]) <= {"torch", "threads", "seeds", "onnxruntime", "numpy"}
     assert found["cores"] >= 1
     assert found["packages"]["numpy"] == __import__("numpy").__version__
     json.dumps(found)
@@ -30,7 +32,8 @@ def test_no_path_no_host_no_user(monkeypatch):
     """No absolute path, host name or user name is in it, whatever the environment's other variables say."""
     monkeypatch.setenv("SECRET_TOKEN", "s3cr3t")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    found = facts.environment()
+    monkeypatch.setenv("GLIBC_TUNABLES", str(Path.home()))
+    found = facts.whole_environment(PROJECT, None)
     text = json.dumps(found)
 
     assert found["variables"]["OMP_NUM_THREADS"] == "2"
@@ -50,6 +53,27 @@ def test_what_a_speed_depends_on():
     assert isinstance(facts.speed_identity(gpus=True)["gpus"], list)
 
 
+def test_what_is_written_beside_an_artifact():
+    """The same record, with every package, what pins them, and the state of the code as it is given."""
+    found = facts.whole_environment(PROJECT, {"commit": "a" * 40, "dirty": False})
+
+    assert found["installed"]["numpy"] == found["packages"]["numpy"]
+    assert "constraints.txt" in found["lock_files"]
+    assert found["git"] == {"commit": "a" * 40, "dirty": False}
+    assert found.keys() == {*facts.environment(), "installed", "lock_files", "git"}
+
+
+def test_the_gpus_driver(monkeypatch, tmp_path):
+    """Its version, as it tells it itself; None where there is none."""
+    page = tmp_path / "version"
+    real = Path
+    monkeypatch.setattr(facts, "Path", lambda where: page if where == "/proc/driver/nvidia/version" else real(where))
+
+    assert facts.environment()["gpu_driver"] is None
+    page.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build\nGCC version:  gcc 12\n")
+    assert facts.environment()["gpu_driver"] == "570.133.20"
+
+
 def test_an_arm_processor(monkeypatch):
     """It has no name: implementer, variant and part of each kind of core stand for it; its instruction sets are `Features`."""
     core = "Features\t: fp asimd sve bf16 crc32\nCPU implementer\t: 0x41\nCPU variant\t: 0x1\nCPU part\t: 0xd4{0}\n"
@@ -58,6 +82,7 @@ def test_an_arm_processor(monkeypatch):
 
     assert found["cpu"] == "ARM implementer 0x41 variant 0x1 part 0xd40, implementer 0x41 variant 0x1 part 0xd41"
     assert found["isa"] == ["asimd", "bf16", "sve"]
+    assert facts.environment()["cpu_id"] is None
 
 
 def test_the_names_of_gpus(monkeypatch, tmp_path):

@@ -1,0 +1,187 @@
+"""Copies: what a training holds, copied at one moment, into memory that is used again for the next copy.
+
+Only what a checkpoint can give back is taken: tensors, NumPy's arrays and numbers, and Python's own plain types. Everything else
+is refused here, where it can still be named, and not when the file is read.
+"""
+
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from checkpoints.errors import KeeperError
+from checkpoints.pickles import NUMERIC_DTYPE
+
+if TYPE_CHECKING:
+    import torch
+
+_PLAIN: Final = frozenset({type(None), bool, float, complex, str, bytes})
+_MAPPINGS: Final = frozenset({dict, OrderedDict, Counter, defaultdict})
+_MAX_DEPTH: Final = 64
+_MAX_INTEGER_BITS: Final = 2000
+"""What pickle's protocol 2, the only one that torch's safe reader reads, writes with a length of one byte."""
+
+_Layout = tuple["torch.dtype", tuple[int, ...], tuple[int, ...], bool]
+
+
+class Buffers:
+    """Memory for copies by type, shape and strides: what was used last time is used again, what is not needed is let go."""
+
+    def __init__(self) -> None:
+        self._used: dict[_Layout, list[torch.Tensor]] = {}
+        self._free: dict[_Layout, list[torch.Tensor]] = {}
+
+    def begin(self) -> None:
+        """Everything that was handed out can be handed out again."""
+        self._free, self._used = self._used, {}
+
+    def end(self) -> None:
+        """Let go what was not used since `begin`."""
+        self._free = {}
+
+    def like(self, tensor: "torch.Tensor", *, pinned: bool) -> "torch.Tensor":
+        """Memory on the CPU for this tensor's values in its own strides, which gaps or overlaps are left out of."""
+        layout = (tensor.dtype, tensor.shape, tensor.stride(), pinned)
+        free = self._free.get(layout)
+        buffer = free.pop() if free else _new_buffer(tensor, pinned=pinned)
+        self._used.setdefault(layout, []).append(buffer)
+        return buffer
+
+
+def _new_buffer(tensor: "torch.Tensor", *, pinned: bool) -> "torch.Tensor":
+    import torch
+
+    if pinned:
+        try:
+            return torch.empty_like(tensor, device="cpu", requires_grad=False, pin_memory=True)
+        except RuntimeError:  # no more memory can be pinned: the copy is slower
+            pass
+    return torch.empty_like(tensor, device="cpu", requires_grad=False)
+
+
+class Copies:
+    """One copy of many tensors: gathered first, then made at once. The same tensor at several places is copied once."""
+
+    def __init__(self, buffers: Buffers) -> None:
+        self.size_bytes = 0
+        self._buffers = buffers
+        self._sources: list[torch.Tensor] = []
+        self._targets: list[torch.Tensor] = []
+        self._seen: dict[Any, torch.Tensor] = {}
+        buffers.begin()
+
+    def tensor(self, value: "torch.Tensor", where: str) -> "torch.Tensor":
+        """Where the tensor's values will be once `make` was called.
+
+        Raises KeeperError where it is not a plain tensor with values of its own.
+        """
+        import torch
+
+        if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
+            raise KeeperError(_no_plain_tensor(value, where))
+        device = value.device.type
+        if device == "meta":
+            raise KeeperError(f"{where} is on the meta device: it has no values to save.")
+        if value.is_conj() or value.is_neg():
+            value = value.detach().resolve_conj().resolve_neg()
+        place = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device) if value.numel() else id(value)
+        target = self._seen.get(place)
+        if target is None:
+            target = self._seen[place] = self._buffers.like(value, pinned=device == "cuda")
+            self._sources.append(value)  # which also keeps its memory from being another's until it is copied
+            self._targets.append(target)
+            self.size_bytes += value.nbytes
+        return target
+
+    def plain(self, value: Any, where: str, depth: int = 0) -> Any:
+        """A copy of a structure of plain values; tensors in it will have their values once `make` was called.
+
+        Raises KeeperError, naming the place in the structure and the type there, for what a checkpoint could not give back.
+        """
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind is int:
+            return _checked_integer(value, where)
+        if depth > _MAX_DEPTH:
+            raise KeeperError(f"{where} is more than {_MAX_DEPTH} levels deep, or holds itself. Save a flatter structure.")
+        if kind in _MAPPINGS:
+            return self._mapping(value, where, depth)
+        if kind in (list, tuple):
+            return kind([self.plain(one, f"{where}[{index}]", depth + 1) for index, one in enumerate(value)])
+        if kind in (set, frozenset):
+            return kind(self.plain(one, f"a member of {where}", depth + 1) for one in value)
+        return self._other(value, where)
+
+    def make(self) -> None:
+        """Copy all that was gathered: the one moment that the copy shows. Returns when it is done, on every device."""
+        import torch
+
+        with torch.no_grad():
+            if self._sources:
+                torch._foreach_copy_(self._targets, self._sources, non_blocking=True)  # noqa: SLF001 - the loop over copy_, in C++
+        for device in {source.device for source in self._sources if source.device.type != "cpu"}:
+            torch.accelerator.synchronize(device)
+        self._sources.clear()
+        self._seen.clear()
+        self._buffers.end()
+
+    def _mapping(self, value: Mapping[Any, Any], where: str, depth: int) -> Any:
+        items = [(_checked_key(key, where), self.plain(one, f"{where}[{key!r}]", depth + 1)) for key, one in value.items()]
+        return Counter(dict(items)) if type(value) is Counter else OrderedDict(items) if type(value) is OrderedDict else dict(items)
+
+    def _other(self, value: Any, where: str) -> Any:
+        import numpy as np
+        import torch
+
+        if isinstance(value, torch.Tensor):
+            return self.tensor(value, where)
+        if isinstance(value, (torch.dtype, torch.device, torch.Size)):
+            return value
+        if type(value) is bytearray:
+            return bytearray(value)
+        if (isinstance(value, np.generic) or type(value) is np.ndarray) and NUMERIC_DTYPE.fullmatch(value.dtype.str):
+            self.size_bytes += value.nbytes
+            return value.copy()
+        raise KeeperError(
+            f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint that runs no code when it is "
+            f"read cannot give back. {_remedy(value)}"
+        )
+
+
+def _checked_integer(value: int, where: str) -> int:
+    if value.bit_length() > _MAX_INTEGER_BITS:
+        raise KeeperError(f"{where} is an integer of {value.bit_length()} bits; {_MAX_INTEGER_BITS} can be saved. Save it as a text.")
+    return value
+
+
+def _checked_key(key: Any, where: str) -> Any:
+    if type(key) in (str, int, float, bool, bytes, type(None)):
+        return key
+    if type(key) is tuple:
+        return tuple(_checked_key(one, where) for one in key)
+    raise KeeperError(f"{where} has the key {key!r}, a {type(key).__name__}; keys are texts, numbers and tuples of them.")
+
+
+def _no_plain_tensor(value: "torch.Tensor", where: str) -> str:
+    import torch
+
+    if value.is_quantized:
+        return f"{where} is quantised. Train and save the model from before quantisation; the exported model is what gets quantised."
+    if value.layout is not torch.strided:
+        return f"{where} is sparse ({str(value.layout).removeprefix('torch.')}). Give it dense: tensor.to_dense()."
+    kind = type(value).__name__
+    if kind.startswith("Uninitialized"):
+        return f"{where} has no shape yet. Run one batch through the model first."
+    if kind == "DTensor":
+        return f"{where} is sharded over processes (DTensor). Gather it first: tensor.full_tensor()."
+    return f"{where} is a {type(value).__module__}.{kind}, not a plain tensor. Give plain tensors."
+
+
+def _remedy(value: Any) -> str:
+    from pathlib import PurePath
+
+    if isinstance(value, PurePath):
+        return "Give str(path)."
+    if isinstance(value, str | int | float | tuple | list | dict | set):
+        return "Give the plain value in it: an instance of a class of its own would come back as another type."
+    return "Give plain values (texts, numbers, lists, dictionaries, tensors), or an object with state_dict and load_state_dict."

@@ -1,0 +1,207 @@
+"""Fitting: whether what was saved is the state of the very object that is to have it, found out before anything is changed."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.errors import KeysDoNotMatch, UnreadableCheckpoint
+from checkpoints.keeping.safetensors_bytes import raw_bytes
+from checkpoints.keeping.unwrap import Wrappers, wrappers_of
+from checkpoints.mismatch import Mismatch, explain
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A model's state under the model's own keys, wrappers included: `load` gives it to the model. `notes` are for a person."""
+
+    load: Callable[[], None]
+    notes: tuple[str, ...]
+
+
+def fitted_model(  # noqa: PLR0913 - what was saved, and of what
+    name: str,
+    what: str,
+    model: "torch.nn.Module",
+    saved: Mapping[str, Any],
+    counters: Mapping[str, Any],
+    versions: Mapping[str, int],
+) -> Fitted:
+    """Lay what was saved under the keys that the model has now, whatever is wrapped around it.
+
+    Raises KeysDoNotMatch where keys, shapes or types are not the model's exactly, where the model has no memory, or where it ties
+    tensors that differ in the file.
+    """
+    wrappers = wrappers_of(model)
+    held = model.state_dict()
+    paths = {path: wrappers.key(path) for path in held if path not in wrappers.counters}
+    own = {key: held[path] for path, key in paths.items()}
+    _require_keys(name, what, own, saved)
+    _require_types(name, what, own, saved)
+    _require_ties(name, what, own, saved)
+    laid: OrderedDict[str, Any] = OrderedDict(
+        (path, _copied(saved[paths[path]]) if path in paths else _counted(wrappers.key(path), counters, held[path])) for path in held
+    )
+    laid._metadata = _versions(held, wrappers, versions)  # type: ignore[attr-defined]  # noqa: SLF001 - where torch looks for them
+
+    def load() -> None:
+        model.load_state_dict(laid, strict=True)
+
+    return Fitted(load, tuple([*_counter_notes(name, what, wrappers, counters), *_untied_notes(name, what, own, saved)]))
+
+
+def require_optimizer(name: str, optimizer: Any, saved: Any) -> None:
+    """Raises KeysDoNotMatch where the optimizer has other groups of parameters than the one that was saved, or other shapes."""
+    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
+    own = getattr(optimizer, "param_groups", None)
+    if not isinstance(groups, list) or not isinstance(own, list):
+        return  # not torch's kind of optimizer: its own load_state_dict judges
+    sizes = [len(group["params"]) for group in groups]
+    own_sizes = [len(group["params"]) for group in own]
+    if sizes != own_sizes:
+        raise KeysDoNotMatch(
+            f"{name}: the optimizer has {_groups(own_sizes)}, the one that was saved had {_groups(sizes)}. "
+            "Give it the same parameters in the same groups."
+        )
+    parameters = {
+        index: parameter
+        for group, own_group in zip(groups, own, strict=True)
+        for index, parameter in zip(group["params"], own_group["params"], strict=True)
+    }
+    for index, state in (saved.get("state") or {}).items():
+        _require_moments(name, index, parameters.get(index), state)
+
+
+def _require_moments(name: str, index: Any, parameter: Any, state: Any) -> None:
+    """Momentum and the like have their parameter's shape or, where they are averaged over some of it, as many dimensions."""
+    if parameter is None or not isinstance(state, Mapping):
+        raise KeysDoNotMatch(f"{name}: the optimizer's state is of a parameter {index!r}, which it does not have.")
+    for key in ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"):
+        moment = state.get(key)
+        if moment is not None and hasattr(moment, "shape") and moment.shape != parameter.shape:
+            raise KeysDoNotMatch(
+                f"{name}: the optimizer's {key} of parameter {index} is {tuple(moment.shape)}, the parameter is "
+                f"{tuple(parameter.shape)}. Give the optimizer its parameters in the same order."
+            )
+
+
+def _groups(sizes: Sequence[int]) -> str:
+    return f"{len(sizes)} group{'s' if len(sizes) != 1 else ''} of {', '.join(map(str, sizes))} parameters"
+
+
+def _require_keys(name: str, what: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    shapes, own_shapes = _shapes(saved), _shapes(own)
+    both = own_shapes.keys() & shapes.keys()
+    mismatch = Mismatch(
+        rewrite="identity",
+        matched=sum(shapes[key] == own_shapes[key] for key in both),
+        missing=tuple(sorted(own_shapes.keys() - shapes.keys())),
+        unexpected=tuple(sorted(shapes.keys() - own_shapes.keys())),
+        names={key: key for key in shapes},
+        mismatched=tuple((key, shapes[key], own_shapes[key]) for key in sorted(both) if shapes[key] != own_shapes[key]),
+    )
+    if mismatch.missing or mismatch.unexpected or mismatch.mismatched:
+        raise KeysDoNotMatch(
+            f"{name} was saved from another model than {what}. {explain(mismatch)}\n"
+            "A training goes on with the same model; to take a part of the weights into another one: checkpoints.warm_start.",
+            missing=mismatch.missing,
+            unexpected=mismatch.unexpected,
+            mismatched=mismatch.mismatched,
+        )
+
+
+def _shapes(held: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What is no tensor (a module's extra state) has the shape ()."""
+    return {key: tuple(getattr(value, "shape", ())) for key, value in held.items()}
+
+
+def _require_types(name: str, what: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    import torch
+
+    for key, value in own.items():
+        is_tensor = isinstance(value, torch.Tensor)
+        if is_tensor != isinstance(saved[key], torch.Tensor):
+            raise KeysDoNotMatch(f"{name}: {key} is a {type(saved[key]).__name__} in the file, a {type(value).__name__} in {what}.")
+        if is_tensor and value.is_meta:
+            raise KeysDoNotMatch(f"{name}: {key} of {what} has no memory (the meta device). Call {what.split()[-1]}.to_empty(device=…).")
+        if is_tensor and value.dtype != saved[key].dtype:
+            raise KeysDoNotMatch(
+                f"{name}: {key} is {_dtype(saved[key])} in the file, {_dtype(value)} in {what}. "
+                f"A training goes on in the type that it was saved in: give {what} that type first."
+            )
+
+
+def _dtype(tensor: "torch.Tensor") -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _require_ties(name: str, what: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    for first, other in _tied(own):
+        if saved[first] is not saved[other] and raw_bytes(saved[first]) != raw_bytes(saved[other]):
+            raise KeysDoNotMatch(f"{name}: {first} and {other} are one tensor in {what}, and differ in the file.")
+
+
+def _untied_notes(name: str, what: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    tied = set(_tied(own))
+    return [
+        f"{name}: {first} and {other} were one tensor when they were saved, and are two in {what}: they will differ from now on."
+        for first, other in _tied(saved)
+        if (first, other) not in tied
+    ]
+
+
+def _tied(held: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(first key, other key) of tensors that are the very same."""
+    import torch
+
+    first_of: dict[Any, str] = {}
+    found: list[tuple[str, str]] = []
+    for key, value in held.items():
+        if isinstance(value, torch.Tensor) and value.numel():
+            first = first_of.setdefault((value.data_ptr(), value.dtype, value.shape, value.stride(), value.device), key)
+            if first != key:
+                found.append((first, key))
+    return found
+
+
+def _copied(value: Any) -> Any:
+    import torch
+
+    return value if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+
+
+def _counted(key: str, counters: Mapping[str, Any], own: "torch.Tensor") -> "torch.Tensor":
+    """How often an AveragedModel was updated: as saved; as it is where it was not saved, which a note says."""
+    import torch
+
+    saved = counters.get(key, own)
+    if not isinstance(saved, torch.Tensor) or saved.shape != own.shape:
+        raise UnreadableCheckpoint(f"The counter {key} of an AveragedModel is no number in the file.")
+    return saved
+
+
+def _counter_notes(name: str, what: str, wrappers: Wrappers, counters: Mapping[str, Any]) -> list[str]:
+    own = {wrappers.key(path) for path in wrappers.counters}
+    return [
+        *(
+            f"{name}: {what} is averaged ({key}), and was not when it was saved: its average begins anew."
+            for key in sorted(own - counters.keys())
+        ),
+        *(
+            f"{name}: {what} was averaged ({key}) when it was saved, and is not now: how often is left out."
+            for key in sorted(counters.keys() - own)
+        ),
+    ]
+
+
+def _versions(held: Any, wrappers: Wrappers, saved: Mapping[str, int]) -> "OrderedDict[str, Any]":
+    """The versions by the paths of the model as it is wrapped now."""
+    found: OrderedDict[str, Any] = OrderedDict()
+    for path, facts in getattr(held, "_metadata", {}).items():
+        version = saved.get(wrappers.key(path), facts.get("version"))
+        found[path] = {**facts, "version": version}
+    return found

@@ -1,0 +1,131 @@
+"""What a training hands to a Keeper, checked and made plain: numbers, metrics, and the config that goes with the weights."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.errors import KeeperError
+from checkpoints.keeping.names import LARGEST_STEP, is_link, stem_of
+from foundation.storage import canonical_json
+
+if TYPE_CHECKING:
+    from checkpoints.keeping.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A config as every sidecar carries it, and the labels file that goes beside the checkpoints: its name and bytes."""
+
+    config: Mapping[str, Any] | None = None
+    labels: tuple[str, bytes] | None = None
+
+
+def whole_number(what: str, value: Any) -> int:
+    """A step or an epoch as an int: NumPy's and torch's whole numbers are taken as well.
+
+    Raises KeeperError where it is none, negative, or too large.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise KeeperError(f"{what} is {value!r}, expected a whole number.") from error
+    if isinstance(value, bool) or not 0 <= number <= LARGEST_STEP:
+        raise KeeperError(f"{what} is {value!r}, expected a whole number from 0 to {LARGEST_STEP}.")
+    return number
+
+
+def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """Metrics as floats by name; tensors and arrays of one element are taken as well.
+
+    Raises KeeperError where a name is no text or a value is not one number.
+    """
+    found = {}
+    for name, value in (metrics or {}).items():
+        if not isinstance(name, str):
+            raise KeeperError(f"metrics: the name {name!r} is not a text.")
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise KeeperError(f"metrics: {name} is {type(value).__name__}, expected one number.") from error
+        if isinstance(value, str | bytes):
+            raise KeeperError(f"metrics: {name} is {value!r}, expected a number.")
+    return found
+
+
+def given_config(config: str | Path | Mapping[str, Any] | None) -> Given:
+    """The config that a sidecar carries: from the model's YAML, or a mapping; with `schema` it is the exporter's.
+
+    A labels file that an output of it names is read, and named without its folder: an exporter takes that beside the checkpoint.
+
+    Raises KeeperError where the file cannot be read or is not a mapping, or where a value is not what JSON holds.
+    """
+    if config is None:
+        return Given()
+    directory = Path.cwd() if isinstance(config, Mapping) else Path(config).absolute().parent
+    fields = dict(config) if isinstance(config, Mapping) else _read_yaml(Path(config))
+    try:
+        canonical_json(fields)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KeeperError(f"config: {error}; expected texts, finite numbers, booleans, lists and mappings.") from error
+    return _with_labels(fields, directory) if "schema" in fields else Given(fields)
+
+
+def put_labels(store: "Store", given: Given) -> None:
+    """Write the labels file beside the checkpoints, once.
+
+    Raises KeeperError where another file has its name: checkpoints that are there may need that one.
+    """
+    if given.labels is None:
+        return
+    name, data = given.labels
+    if name not in store.sizes():
+        store.write(name, lambda stream: _write_all(stream, data))
+    elif store.read(name) != data:
+        raise KeeperError(
+            f"config: the labels file {name} in {store.where} has other labels than this training's. "
+            "Keep these checkpoints in a directory of their own, or give the labels file another name."
+        )
+
+
+def _write_all(stream: Any, data: bytes) -> None:
+    stream.write(data)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError as error:
+        raise KeeperError(f"config: {path} needs pyyaml to be read. Run: pip install pyyaml") from error
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KeeperError(f"config: {path} cannot be read: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise KeeperError(f"config: {path} is not YAML: {error}.") from error
+    if not isinstance(fields, dict):
+        raise KeeperError(f"config: {path} holds {type(fields).__name__}, expected a mapping.")
+    return fields
+
+
+def _with_labels(fields: dict[str, Any], directory: Path) -> Given:
+    outputs = fields.get("outputs")
+    named = {
+        name: output["labels"]
+        for name, output in (outputs.items() if isinstance(outputs, Mapping) else ())
+        if isinstance(output, Mapping) and isinstance(output.get("labels"), str)
+    }
+    if not named:
+        return Given(fields)
+    if len(set(named.values())) > 1:
+        raise KeeperError(f"config: the outputs {', '.join(named)} name different labels files; one of them may.")
+    path = directory / next(iter(named.values()))
+    if stem_of(path.name) is not None or is_link(path.name) or path.name.startswith("."):
+        raise KeeperError(f"config: the labels file {path.name} has a name that checkpoints have. Give it another.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KeeperError(f"config: the labels file {path} cannot be read: {error.strerror or error}.") from error
+    moved = {name: {**output, "labels": path.name} if name in named else output for name, output in fields["outputs"].items()}
+    return Given({**fields, "outputs": moved}, (path.name, data))

@@ -1,0 +1,63 @@
+"""SIGTERM and SIGINT as a request: the training goes on to its next step boundary, saves, and only then ends."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from checkpoints.errors import KeeperError
+
+WATCHED = (signal.SIGTERM, signal.SIGINT)
+
+
+class SignalWatch:
+    """Notes the first signal, and gives the second to whoever had it before.
+
+    Raises KeeperError where it is not made in the main thread, which alone can have signal handlers.
+    """
+
+    def __init__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise KeeperError(
+                "save_on_signals=True needs the main thread: only there can Python notice signals. Make the Keeper in it."
+            )
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+        for number in WATCHED:
+            self._before[number] = signal.signal(number, self._note)
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before; one that somebody set since is left alone. A second call does nothing."""
+        before, self._before = self._before, {}
+        for number, handler in before.items():
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def end(self) -> None:
+        """Raise what the noted signal means, KeyboardInterrupt for SIGINT and SystemExit(143) for SIGTERM; or return."""
+        received, self.received = self.received, None
+        if received == signal.SIGINT:
+            raise KeyboardInterrupt
+        if received is not None:
+            raise SystemExit(128 + received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.received is None:
+            self.received = number
+            return
+        self.restore()
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def watched(*, wanted: bool) -> Iterator[SignalWatch | None]:
+    """A watch while the context lasts, or None where it is not wanted."""
+    watch = SignalWatch() if wanted else None
+    try:
+        yield watch
+    finally:
+        if watch is not None:
+            watch.restore()
