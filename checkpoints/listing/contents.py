@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoints.listing.shallow import top_level
+from checkpoints.listing.shallow import StandIn, shallow
 
 STEP_ENTRIES = ("global_step", "step", "steps", "iteration", "iter", "num_updates", "n_iter")
 EPOCH_ENTRIES = ("epoch", "epochs", "current_epoch")
 SETTINGS = frozenset({"lr", "learning_rate", "seed", "version", "amp", "batch_size", "world_size", "n_averaged", "momentum"})
 """Numbers at the top of a checkpoint that are no metrics."""
+
+DATA_MODULES = ("numpy.", "torch._", "torch.utils.", "pandas.", "builtins.", "collections.")
+"""Whose objects, saved alone, are data and no model."""
 
 MAX_STATE_BYTES = 256 << 20
 TRAINER_STATE = "trainer_state.json"
@@ -31,12 +34,20 @@ class Told:
     """Metrics of other checkpoints, by their names."""
 
 
-def read_file(path: Path) -> Told:
-    """What a torch.save file says; nothing of it runs, its tensors are not read. Raises OSError."""
-    held = top_level(path)
+def read_file(path: Path) -> Told | None:
+    """What a torch.save file says; nothing of it runs, its tensors are not read.
+
+    None where it is no checkpoint: a tensor, a list or numbers, as data sets and caches are saved. Raises OSError.
+    """
+    found = shallow(path)
+    if isinstance(found, StandIn):
+        return Told(layout="pickled-model") if found.named and not found.named.startswith(DATA_MODULES) else None
+    if not isinstance(found, dict) or not any(isinstance(value, (dict, StandIn)) for value in found.values()):
+        return None
+    held: Mapping[Any, Any] = found
     if "pytorch-lightning_version" in held:
         return _lightning(held)
-    layout = "timm" if "arch" in held and "state_dict" in held else "training" if held else "torch"
+    layout = "timm" if "arch" in held and "state_dict" in held else "training"
     return Told(
         layout=layout,
         step=_first_count(held, STEP_ENTRIES),

@@ -102,6 +102,8 @@ def _look_at(folder: Path, name: str) -> tuple[Entry | None, Told | None]:
         return _entry(path, (name,), Told(layout=found.kind), damaged=f"it is {found.summary}"), None
     damaged = _damage(path, found.kind)
     told = Told(layout="safetensors") if found.kind is Kind.SAFETENSORS else read_file(path)
+    if told is None:
+        return (_entry(path, (name,), Told(layout=found.kind), damaged=damaged) if damaged and has_name else None), None
     return _entry(path, (name,), told, damaged=damaged), told
 
 

@@ -47,12 +47,17 @@ def top_level(path: Path) -> Mapping[Any, Any]:
 
     Values are plain data; what is none is a stand-in, of which nothing is to be read. Raises OSError as `open` does.
     """
+    held = shallow(path)
+    return held if isinstance(held, dict) else {}
+
+
+def shallow(path: Path) -> Any:
+    """What a torch.save file holds: plain data with stand-ins in it, or a stand-in; None where it cannot be read."""
     try:
         with path.open("rb") as file:
-            held = _from_zip(file) if file.read(4) == b"PK\x03\x04" else _from_legacy(file)
+            return _from_zip(file) if file.read(4) == b"PK\x03\x04" else _from_legacy(file)
     except DAMAGED:
-        return {}
-    return held if isinstance(held, dict) else {}
+        return None
 
 
 def _from_zip(file: Any) -> Any:
@@ -82,7 +87,12 @@ def _no_values(key: str) -> bytes:
 
 
 class StandIn:
-    """What stands for every object that is not plain data: it takes whatever a pickle does to it, and keeps nothing."""
+    """What stands for every object that is not plain data: it takes whatever a pickle does to it, and keeps nothing.
+
+    `named` is the name of its class in the file, "" for a tensor.
+    """
+
+    named = ""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass

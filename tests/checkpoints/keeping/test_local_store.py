@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints.errors import DirectoryTaken, KeeperError
+from checkpoints.keeping import local_store
 from checkpoints.keeping.fence import claim, this_process
 from checkpoints.keeping.local_store import LocalStore
 from checkpoints.keeping.store import Written, open_store
@@ -62,6 +63,18 @@ def test_a_write_that_fails_leaves_nothing(store):
 
     with pytest.raises(OSError, match="No space left"):
         store.write("a", produce)
+    assert names(store) == []
+
+
+def test_a_file_whose_directory_could_not_be_flushed_is_not_there(store, monkeypatch):
+    """After a power cut it might not be there, so it is not there now: what is there can be relied on."""
+
+    def fail(_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(local_store, "fsync_directory", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        put(store, "a")
     assert names(store) == []
 
 

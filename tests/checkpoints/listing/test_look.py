@@ -139,6 +139,24 @@ def test_links_of_the_folder_above_protect(tmp_path):
     assert by_name(found)["epoch_1.pth"].protected == ("../best.pth points to it",)
 
 
+def test_data_is_no_checkpoint(tmp_path):
+    """Tensors, lists, arrays and numbers under a checkpoint's name are left alone; a whole pickled model is listed."""
+    np = pytest.importorskip("numpy")
+    data = [torch.ones(2), [torch.ones(2)], np.ones(3), {"a": 1}, {}, nn.Parameter(torch.ones(1))]
+    for number, value in enumerate(data):
+        torch.save(value, tmp_path / f"features_step_{number}.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "model_1.pt")
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "model_2.pt")
+
+    found = look(tmp_path)
+
+    assert [(entry.name, entry.layout) for entry in found.entries] == [
+        ("model_1.pt", "pickled-model"),
+        ("model_2.pt", "training"),
+    ]
+    assert len(found.others) == len(data)
+
+
 def test_a_zip_without_a_pickle_is_nothing(tmp_path):
     """An archive of something else, and one whose pickle is not a mapping, tell nothing."""
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
