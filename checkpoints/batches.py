@@ -21,8 +21,8 @@ class Batches:
                 keeper.save(step, model, optimizer, extra={"batches": batches})
 
     Each epoch's order follows from `seed` and the epoch alone, whatever else draws random numbers. A state that is taken in the
-    loop's body counts the batch in hand as done. With `shuffle=False` the rows come in their own order; with `drop_last=True` a last
-    batch that is not full is left out.
+    loop's body counts the batch in hand as done. With `shuffle=False` the rows come in their own order; with `drop_last=True` a
+    last batch that is not full is left out.
 
     Raises KeeperError where a number does not fit.
     """

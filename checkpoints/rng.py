@@ -35,8 +35,8 @@ def check(states: Any) -> None:
         torch.Generator().set_state(states["torch"].cpu())
         if "numpy" in states:
             _numpy_state(states["numpy"])
-        if not all(isinstance(state, torch.Tensor) for state in states.get("cuda", ())):
-            raise TypeError("a CUDA state is no tensor")
+        for state in states.get("cuda", ()):
+            torch.ByteTensor(state.cpu())
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise UnreadableCheckpoint(f"The states of the random numbers are not such states: {error}.") from error
 
@@ -61,15 +61,12 @@ def _restore_cuda(saved: Sequence[Any]) -> tuple[str, ...]:
     for index, state in zip(range(here), saved, strict=False):
         torch.cuda.set_rng_state(state.cpu(), index)
     if len(saved) > here:
-        return (
-            f"The random numbers of {len(saved)} CUDA devices were saved, {here} are here: what was drawn on the others is now "
-            "drawn elsewhere, so the training goes on with other random numbers.",
-        )
-    if here > len(saved) and torch.cuda.is_initialized():
-        return (
-            f"The random numbers of {len(saved)} CUDA devices were saved, {here} are here: those of the others stay as they are.",
-        )
-    return ()
+        changed = "what was drawn on the others is drawn elsewhere now, so the training goes on with other random numbers"
+    elif here > len(saved) and torch.cuda.is_initialized():
+        changed = "those of the others stay as they are"
+    else:
+        return ()
+    return (f"The random numbers of {len(saved)} CUDA devices were saved, {here} are here: {changed}.",)
 
 
 def _numpy_state(saved: Any) -> tuple[Any, ...]:

@@ -5,6 +5,9 @@ mapped in one place, `explained`: FileNotFoundError and FileExistsError stay, ev
 """
 
 import contextlib
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -26,6 +29,7 @@ ROUNDS = 2
 """How often s3fs lets botocore try, where there was no answer: an S3 that never answers is given up after 4 min."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.+)", re.DOTALL)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _SETTINGS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL",
@@ -90,7 +94,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 def explained(url: str) -> Iterator[None]:
     """Raise StorageError, with what to do, for whatever the storage's library raises meanwhile.
 
-    FileExistsError goes through as it is, and FileNotFoundError where it is about a file; a missing bucket is a StorageError.
+    FileExistsError goes through as it is, FileNotFoundError where it is about a file (a missing bucket is a StorageError), and the
+    OSError of a local disk that is full.
     """
     try:
         yield
@@ -101,6 +106,8 @@ def explained(url: str) -> Iterator[None]:
             raise StorageError(f"{url}: there is no such bucket. Make it, or correct the name.") from error
         raise
     except Exception as error:  # every library has its own errors; here they become ours
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise
         raise StorageError(f"{url}: {_reason(url, error)}") from error
 
 
@@ -134,9 +141,15 @@ def first_bytes(storage: Any, path: str, limit_bytes: int) -> bytes:
 
 
 def default_cache() -> Path:
-    """Where fetched files are kept: `stateserve` under XDG_CACHE_HOME, or under ~/.cache. May be removed at any time."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".cache") / "stateserve"
+    """Where fetched files are kept: `stateserve` under XDG_CACHE_HOME, or under ~/.cache. May be removed at any time.
+
+    Raises StorageError where neither is known.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (home if home.is_absolute() else Path.home() / ".cache") / "stateserve"
+    except RuntimeError as error:
+        raise StorageError("No place for the cache of fetched files: this user has no home. Set XDG_CACHE_HOME.") from error
 
 
 def fetch(url: str, cache: Path | None = None, expected_sha256: str | None = None) -> Path:
@@ -146,32 +159,25 @@ def fetch(url: str, cache: Path | None = None, expected_sha256: str | None = Non
     change; with `expected_sha256`, if they have that sum (then nothing is asked at all). Else it is fetched anew and renamed into
     place, so that who reads the one before goes on undisturbed. `cache` is `default_cache()` where None.
 
-    Raises FileNotFoundError; StorageError where it cannot be fetched, has another sum than expected, or changed meanwhile.
+    Raises FileNotFoundError; StorageError where it cannot be fetched, has another sum than expected, or changed meanwhile; OSError
+    where the cache cannot be written.
     """
     target = fetched_path(url, cache)
     if expected_sha256 is not None and target.is_file() and _file_sha256(target) == expected_sha256:
         return target
+    storage, path = filesystem(url)
     with explained(url):
-        storage, path = filesystem(url)
         facts = storage.info(path)
-        if facts.get("type") == "directory":
-            raise StorageError(f"{url} is a folder; expected a file.")
-        stamp = _stamp(facts)
-        if expected_sha256 is None and _is_current(target, url, stamp):
-            return target
+    if facts.get("type") == "directory":
+        raise StorageError(f"{url} is a folder; expected a file.")
+    if expected_sha256 is not None or not _is_current(target, url, _stamp(facts)):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{secrets.token_hex(8)}")
-        try:
-            storage.get_file(path, str(temporary))
-            if _stamp(storage.info(path)) != stamp or temporary.stat().st_size != facts["size"]:
-                raise StorageError(f"{url} changed while it was fetched. Wait until its writer is done, or ask again.")
-            sha256 = _file_sha256(temporary)
+        with _temporary(target) as temporary:
+            sha256 = _download(storage, path, url, facts, temporary)
             if expected_sha256 not in {None, sha256}:
                 raise StorageError(f"{url} has the sha256 {sha256}, expected {expected_sha256}: it is damaged, or another file.")
             temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _note(target, {"url": url, "stamp": stamp, "sha256": sha256})
+        _note(target, {"url": url, "stamp": _stamp(facts), "sha256": sha256})
     return target
 
 
@@ -182,6 +188,38 @@ def fetched_path(url: str, cache: Path | None = None) -> Path:
     if name in {"", ".", ".."} or "\0" in name or "://" not in folder:
         raise StorageError(f"{url} names no file: expected something like s3://bucket/runs/digits/best.pth.")
     return (default_cache() if cache is None else cache) / "fetched" / sha256_bytes(folder.encode())[:32] / name
+
+
+def _download(storage: Any, path: str, url: str, facts: Mapping[str, Any], to: Path) -> str:
+    """Fetch what the facts are about, and nothing else; its sha256 in hex."""
+    with explained(url):
+        storage.get_file(path, str(to))
+        after = storage.info(path)
+    if _stamp(after) != _stamp(facts) or to.stat().st_size != facts["size"]:
+        raise StorageError(f"{url} changed while it was fetched. Wait until its writer is done, or ask again.")
+    return _file_sha256(to)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[Path]:
+    """A new file beside the target, locked as long as this process writes it; those that killed processes left are removed."""
+    for left in target.parent.glob(f"{TEMPORARY_PREFIX}{glob.escape(target.name)}-*"):
+        _remove_abandoned(left)
+    path = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{secrets.token_hex(8)}")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # no locks here: then nothing is ever removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel let the lock go with the process that held it
+        path.unlink(missing_ok=True)
 
 
 def _bounds(scheme: str) -> dict[str, Any]:

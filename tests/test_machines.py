@@ -58,7 +58,7 @@ def test_content_ids_are_the_same_on_other_machines(exported, machine, tmp_path)
 
 
 def test_check_says_what_is_emulated(exported):
-    """`check --replay` on such a machine: the numbers hold, and beside them stand the variables that make it another, worst first."""
+    """`check --replay` on such a machine: the numbers hold, and beside them stands what makes it another, worst first."""
     _, repository, _ = exported
     variables = {**MACHINES["no vector extensions"], "OMP_NUM_THREADS": "1"}
     env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}

@@ -20,37 +20,40 @@ _MAX_DEPTH: Final = 64
 _MAX_INTEGER_BITS: Final = 2000
 """What pickle's protocol 2, the only one that torch's safe reader reads, writes with a length of one byte."""
 
-_Layout = tuple["torch.dtype", tuple[int, ...], tuple[int, ...], bool]
+_Layout = tuple["torch.dtype", tuple[int, ...], tuple[int, ...]]
 
 
 class Buffers:
     """Memory for copies by type, shape and strides: what was used last time is used again, what is not needed is let go."""
 
     def __init__(self) -> None:
-        self._used: dict[_Layout, list[torch.Tensor]] = {}
-        self._free: dict[_Layout, list[torch.Tensor]] = {}
+        self._buffers: dict[_Layout, list[torch.Tensor]] = {}
+        self._used: dict[_Layout, int] = {}
 
     def begin(self) -> None:
         """Everything that was handed out can be handed out again."""
-        self._free, self._used = self._used, {}
+        self._used = {}
 
     def end(self) -> None:
         """Let go what was not used since `begin`."""
-        self._free = {}
+        self._buffers = {layout: self._buffers[layout][:used] for layout, used in self._used.items()}
 
-    def like(self, tensor: "torch.Tensor", *, pinned: bool) -> "torch.Tensor":
+    def like(self, tensor: "torch.Tensor", layout: _Layout) -> "torch.Tensor":
         """Memory on the CPU for this tensor's values in its own strides, which gaps or overlaps are left out of."""
-        layout = (tensor.dtype, tensor.shape, tensor.stride(), pinned)
-        free = self._free.get(layout)
-        buffer = free.pop() if free else _new_buffer(tensor, pinned=pinned)
-        self._used.setdefault(layout, []).append(buffer)
-        return buffer
+        used = self._used.get(layout, 0)
+        self._used[layout] = used + 1
+        buffers = self._buffers.get(layout)
+        if buffers is None:
+            buffers = self._buffers[layout] = []
+        if used == len(buffers):
+            buffers.append(_new_buffer(tensor))
+        return buffers[used]
 
 
-def _new_buffer(tensor: "torch.Tensor", *, pinned: bool) -> "torch.Tensor":
+def _new_buffer(tensor: "torch.Tensor") -> "torch.Tensor":
     import torch
 
-    if pinned:
+    if tensor.is_cuda:
         try:
             return torch.empty_like(tensor, device="cpu", requires_grad=False, pin_memory=True)
         except RuntimeError:  # no more memory can be pinned: the copy is slower
@@ -62,11 +65,16 @@ class Copies:
     """One copy of many tensors: gathered first, then made at once. The same tensor at several places is copied once."""
 
     def __init__(self, buffers: Buffers) -> None:
+        import torch
+
         self.size_bytes = 0
         self._buffers = buffers
         self._sources: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
         self._seen: dict[Any, torch.Tensor] = {}
+        self._cuda: set[torch.device] = set()
+        self._kinds = (torch.Tensor, torch.nn.Parameter)
+        self._strided = torch.strided
         buffers.begin()
 
     def tensor(self, value: "torch.Tensor", where: str) -> "torch.Tensor":
@@ -74,19 +82,20 @@ class Copies:
 
         Raises KeeperError where it is not a plain tensor with values of its own.
         """
-        import torch
-
-        if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
+        if type(value) not in self._kinds or value.layout is not self._strided or value.is_quantized:
             raise KeeperError(_no_plain_tensor(value, where))
-        device = value.device.type
-        if device == "meta":
+        if value.is_meta:
             raise KeeperError(f"{where} is on the meta device: it has no values to save.")
         if value.is_conj() or value.is_neg():
             value = value.detach().resolve_conj().resolve_neg()
-        place = (value.data_ptr(), value.dtype, value.shape, value.stride(), value.device) if value.numel() else id(value)
+        layout = (value.dtype, value.shape, value.stride())
+        # memory of different devices may have the same address; without elements it has none
+        place = (value.data_ptr() or id(value), layout, None if value.is_cpu else value.device)
         target = self._seen.get(place)
         if target is None:
-            target = self._seen[place] = self._buffers.like(value, pinned=device == "cuda")
+            if value.is_cuda:
+                self._cuda.add(value.device)
+            target = self._seen[place] = self._buffers.like(value, layout)
             self._sources.append(value)  # which also keeps its memory from being another's until it is copied
             self._targets.append(target)
             self.size_bytes += value.nbytes
@@ -100,8 +109,8 @@ class Copies:
         kind = type(value)
         if kind in _PLAIN:
             return value
-        if kind is int:
-            return _checked_integer(value, where)
+        if kind in self._kinds:
+            return self.tensor(value, where)
         if depth > _MAX_DEPTH:
             raise KeeperError(f"{where} is more than {_MAX_DEPTH} levels deep, or holds itself. Save a flatter structure.")
         if kind in _MAPPINGS:
@@ -116,20 +125,25 @@ class Copies:
         """Copy all that was gathered: the one moment that the copy shows. Returns when it is done, on every device."""
         import torch
 
-        with torch.no_grad():
-            if self._sources:
-                torch._foreach_copy_(self._targets, self._sources, non_blocking=True)  # noqa: SLF001 - the loop over copy_, in C++
-        for device in {source.device for source in self._sources if source.device.type != "cpu"}:
-            torch.accelerator.synchronize(device)
+        copy_all = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage] - copy_ for each, in C++
+        if self._sources:
+            with torch.no_grad():
+                copy_all(self._targets, self._sources, non_blocking=bool(self._cuda))
+        for device in self._cuda:
+            torch.cuda.current_stream(device).synchronize()
         self._sources.clear()
         self._seen.clear()
         self._buffers.end()
 
     def _mapping(self, value: Mapping[Any, Any], where: str, depth: int) -> Any:
         items = [(_checked_key(key, where), self.plain(one, f"{where}[{key!r}]", depth + 1)) for key, one in value.items()]
-        return Counter(dict(items)) if type(value) is Counter else OrderedDict(items) if type(value) is OrderedDict else dict(items)
+        return (
+            Counter(dict(items)) if type(value) is Counter else OrderedDict(items) if type(value) is OrderedDict else dict(items)
+        )
 
     def _other(self, value: Any, where: str) -> Any:
+        if type(value) is int:
+            return _checked_integer(value, where)
         import numpy as np
         import torch
 
@@ -150,7 +164,9 @@ class Copies:
 
 def _checked_integer(value: int, where: str) -> int:
     if value.bit_length() > _MAX_INTEGER_BITS:
-        raise KeeperError(f"{where} is an integer of {value.bit_length()} bits; {_MAX_INTEGER_BITS} can be saved. Save it as a text.")
+        raise KeeperError(
+            f"{where} is an integer of {value.bit_length()} bits; {_MAX_INTEGER_BITS} can be saved. Save it as a text."
+        )
     return value
 
 
@@ -166,7 +182,9 @@ def _no_plain_tensor(value: "torch.Tensor", where: str) -> str:
     import torch
 
     if value.is_quantized:
-        return f"{where} is quantised. Train and save the model from before quantisation; the exported model is what gets quantised."
+        return (
+            f"{where} is quantised. Train and save the model from before quantisation; the exported model is what gets quantised."
+        )
     if value.layout is not torch.strided:
         return f"{where} is sparse ({str(value.layout).removeprefix('torch.')}). Give it dense: tensor.to_dense()."
     kind = type(value).__name__

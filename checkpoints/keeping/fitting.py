@@ -23,15 +23,23 @@ class Fitted:
     notes: tuple[str, ...]
 
 
-def fitted_model(  # noqa: PLR0913 - what was saved, and of what
-    name: str,
-    what: str,
-    model: "torch.nn.Module",
-    saved: Mapping[str, Any],
-    counters: Mapping[str, Any],
-    versions: Mapping[str, int],
-) -> Fitted:
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """A model's state in a checkpoint.
+
+    `held` is what its state_dict held by its own keys, `counters` how often AveragedModels in it were updated, `versions` module
+    path -> version of its layout.
+    """
+
+    held: Mapping[str, Any]
+    counters: Mapping[str, Any]
+    versions: Mapping[str, int]
+
+
+def fitted_model(name: str, what: str, model: "torch.nn.Module", saved: SavedModel) -> Fitted:
     """Lay what was saved under the keys that the model has now, whatever is wrapped around it.
+
+    `name` is the checkpoint's, and `what` says which model it is.
 
     Raises KeysDoNotMatch where keys, shapes or types are not the model's exactly, where the model has no memory, or where it ties
     tensors that differ in the file.
@@ -40,18 +48,20 @@ def fitted_model(  # noqa: PLR0913 - what was saved, and of what
     held = model.state_dict()
     paths = {path: wrappers.key(path) for path in held if path not in wrappers.counters}
     own = {key: held[path] for path, key in paths.items()}
-    _require_keys(name, what, own, saved)
-    _require_types(name, what, own, saved)
-    _require_ties(name, what, own, saved)
+    _require_keys(name, what, own, saved.held)
+    _require_types(name, what, own, saved.held)
+    _require_ties(name, what, own, saved.held)
     laid: OrderedDict[str, Any] = OrderedDict(
-        (path, _copied(saved[paths[path]]) if path in paths else _counted(wrappers.key(path), counters, held[path])) for path in held
+        (path, _copied(saved.held[paths[path]]) if path in paths else _counted(wrappers.key(path), saved.counters, held[path]))
+        for path in held
     )
-    laid._metadata = _versions(held, wrappers, versions)  # type: ignore[attr-defined]  # noqa: SLF001 - where torch looks for them
+    laid._metadata = _versions(held, wrappers, saved.versions)  # type: ignore[attr-defined]  # noqa: SLF001 - where torch looks for them
 
     def load() -> None:
         model.load_state_dict(laid, strict=True)
 
-    return Fitted(load, tuple([*_counter_notes(name, what, wrappers, counters), *_untied_notes(name, what, own, saved)]))
+    notes = (*_counter_notes(name, what, wrappers, saved.counters), *_untied_notes(name, what, own, saved.held))
+    return Fitted(load, notes)
 
 
 def require_optimizer(name: str, optimizer: Any, saved: Any) -> None:
@@ -125,9 +135,13 @@ def _require_types(name: str, what: str, own: Mapping[str, Any], saved: Mapping[
     for key, value in own.items():
         is_tensor = isinstance(value, torch.Tensor)
         if is_tensor != isinstance(saved[key], torch.Tensor):
-            raise KeysDoNotMatch(f"{name}: {key} is a {type(saved[key]).__name__} in the file, a {type(value).__name__} in {what}.")
+            raise KeysDoNotMatch(
+                f"{name}: {key} is a {type(saved[key]).__name__} in the file, a {type(value).__name__} in {what}."
+            )
         if is_tensor and value.is_meta:
-            raise KeysDoNotMatch(f"{name}: {key} of {what} has no memory (the meta device). Call {what.split()[-1]}.to_empty(device=…).")
+            raise KeysDoNotMatch(
+                f"{name}: {key} of {what} has no memory (the meta device). Give it some first: to_empty(device=…)."
+            )
         if is_tensor and value.dtype != saved[key].dtype:
             raise KeysDoNotMatch(
                 f"{name}: {key} is {_dtype(saved[key])} in the file, {_dtype(value)} in {what}. "

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
+from checkpoints.containers import KEEPER_MARK
 from checkpoints.errors import KeeperError
 from checkpoints.keeping.names import CHECKPOINT_SUFFIX, STATE_SUFFIX, WEIGHTS_SUFFIX
 from checkpoints.keeping.safetensors_bytes import PIECE_BYTES, write_safetensors
 from checkpoints.keeping.snapshot import MODEL, MODEL_REST, Snapshot, full_state_dict
 
-KIND: Final = "stateserve_checkpoint"
 SCHEMA: Final = 1
-"""The entry that says that a torch.save file is a Keeper's, and how it is laid out."""
+"""How a Keeper's torch.save files are laid out: the value of their `KEEPER_MARK`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,15 @@ class FileToWrite:
 def files_of(snapshot: Snapshot, stem: str, format: str, facts: Mapping[str, Any]) -> Sequence[FileToWrite]:  # noqa: A002
     """The files of a checkpoint, in the order in which they are written.
 
-    `facts` are what the one file of "pth" holds beside: step, epoch, metrics, config …; in "safetensors" they stand in the sidecar.
+    `facts` are what the one file of "pth" holds beside (step, epoch, metrics, config …); in "safetensors" the sidecar has them.
 
     Raises KeeperError for another format.
     """
     if format == "pth":
-        held = {KIND: SCHEMA, **facts, MODEL: full_state_dict(snapshot), **_without_rest(snapshot.state)}
+        held = {KEEPER_MARK: SCHEMA, **facts, MODEL: full_state_dict(snapshot), **_without_rest(snapshot.state)}
         return (FileToWrite(stem + CHECKPOINT_SUFFIX, "checkpoint", lambda stream: _torch_save(held, stream)),)
     if format == "safetensors":
-        state = {KIND: SCHEMA, **snapshot.state}
+        state = {KEEPER_MARK: SCHEMA, **snapshot.state}
         return (
             FileToWrite(
                 stem + WEIGHTS_SUFFIX,

@@ -1,6 +1,7 @@
 """A place in a Keeper's hands: claimed, swept, written to, pruned. Everything here may wait for a disk or a network."""
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,11 @@ class Place:
             for name in reversed(begun[:-1] if isinstance(error, FileExistsError) else begun):
                 with contextlib.suppress(OSError, StateserveError):  # the next Keeper sweeps it
                     self._store.remove(name)
+            if isinstance(
+                error, FileNotFoundError
+            ):  # a newer trainer may have swept what this one was writing: then that is said
+                with contextlib.suppress(OSError):
+                    check_fence(self._store, self._owner)
             raise
 
     def _sidecar(self, draft: Draft, stem: str, sequence: int, files: Mapping[str, KeptFile]) -> Sidecar:
@@ -234,12 +240,23 @@ def opened(store: "Store", run: str, policies: Sequence[Policy], *, dry_run: boo
         strangers = before.strangers if before is not None else found.orphans
         owner = this_process(run, strangers)
         _check_links(store, policies)
-        claim(store, owner)
+        _claim(store, owner, dry_run=dry_run)
         if not dry_run:
             found = _swept(store, strangers)
         place = Place(store, owner, policies, found, dry_run=dry_run)
         place.point()
     return place
+
+
+def _claim(store: "Store", owner: Owner, *, dry_run: bool) -> None:
+    """Put up the fence. A disk that is full of what a killed write left is swept before it, in any other case that comes after."""
+    try:
+        claim(store, owner)
+    except OSError as error:
+        if dry_run or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _swept(store, owner.strangers)
+        claim(store, owner)
 
 
 def _swept(store: "Store", strangers: Sequence[str]) -> Found:

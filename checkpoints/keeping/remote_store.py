@@ -134,7 +134,7 @@ class RemoteStore:
     def sweep(self) -> list[str]:
         """As `Store.sweep`: aborts the unfinished uploads of files directly under this URL; on GCS they end by themselves.
 
-        Where listing them is forbidden nothing is swept: they cost their storage until the bucket's lifecycle rule aborts them.
+        Where listing them is forbidden or unknown nothing is swept: they cost their storage until the bucket's own rule ends them.
         """
         if not hasattr(self._files, "call_s3"):
             return []
@@ -154,8 +154,10 @@ class RemoteStore:
         while True:
             try:
                 page = self._files.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **after)
-            except PermissionError:
-                return found
+            except OSError as error:
+                if isinstance(error, PermissionError) or error.errno in {errno.ENOSYS, errno.EPERM}:
+                    return found
+                raise
             uploads = page.get("Uploads", ())
             found += [(entry["Key"], entry["UploadId"]) for entry in uploads if "/" not in entry["Key"].removeprefix(prefix)]
             if not page.get("IsTruncated") or not uploads:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import rng
 from checkpoints.errors import KeysDoNotMatch, UnreadableCheckpoint
-from checkpoints.keeping.fitting import fitted_model, require_optimizer
+from checkpoints.keeping.fitting import SavedModel, fitted_model, require_optimizer
 from checkpoints.keeping.saved import Saved, opened
 from checkpoints.keeping.snapshot import (
     CLASSES,
@@ -44,10 +44,10 @@ class _Step:
     """One object that is given its state, once everything was checked."""
 
     what: str
-    load: Callable[[], Any]
+    load: Callable[[], None]
 
 
-def restore(  # noqa: PLR0913 - what a training has
+def restore(  # noqa: PLR0913, PLR0917 - what a training has, in the order of Keeper.resume
     store: "Store",
     sidecar: "Sidecar",
     model: "torch.nn.Module",
@@ -75,26 +75,24 @@ def restore(  # noqa: PLR0913 - what a training has
         states = _states(saved)
         plain = copy.deepcopy(_mapping(saved, EXTRA))
         for step in steps:
-            _load(saved, step, notes)
+            _load(saved, step)
     notes.extend(rng.restore(states) if rank == 0 else (_other_rank(rank),))
     return Restored(tuple(notes), plain)
 
 
-def _load(saved: Saved, step: _Step, notes: list[str]) -> None:
+def _load(saved: Saved, step: _Step) -> None:
     try:
-        said = step.load()
+        step.load()
     except Exception as error:
         raise KeysDoNotMatch(
             f"{saved.name}: {step.what} does not take the state that was saved of it: {type(error).__name__}: {error}. "
             "Some objects may have theirs already: make them anew before you go on."
         ) from error
-    if isinstance(said, str):
-        notes.append(said)
 
 
 def _model_step(saved: Saved, model: "torch.nn.Module", notes: list[str]) -> _Step:
-    counters = _mapping(saved, MODEL_COUNTERS)
-    fitted = fitted_model(saved.name, "the model", model, saved.model, counters, saved.versions)
+    held = SavedModel(saved.model, _mapping(saved, MODEL_COUNTERS), saved.versions)
+    fitted = fitted_model(saved.name, "the model", model, held)
     notes.extend(fitted.notes)
     return _Step("the model", fitted.load)
 
@@ -117,9 +115,13 @@ def _object_steps(saved: Saved, given: Mapping[str, Any], notes: list[str]) -> l
     return steps
 
 
-def _loader(value: Any, state: Any) -> Callable[[], Any]:
+def _loader(value: Any, state: Any) -> Callable[[], None]:
     """The state is copied first: its tensors are the file's, and torch's optimizers keep what they are given."""
-    return lambda: value.load_state_dict(copy.deepcopy(state)) and None
+
+    def load() -> None:
+        value.load_state_dict(copy.deepcopy(state))
+
+    return load
 
 
 def _require_class(saved: Saved, what: str, name: Any, value: Any) -> None:
@@ -137,8 +139,8 @@ def _extra_steps(saved: Saved, extra: Mapping[str, Any], notes: list[str]) -> li
     missing = sorted(objects.keys() - states.keys())
     if missing:
         raise KeysDoNotMatch(
-            f"{saved.name} holds no state of extra {', '.join(map(repr, missing))}; it has {', '.join(map(repr, states)) or 'none'}. "
-            "To go on with a new one, resume without it."
+            f"{saved.name} holds no state of extra {', '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(repr, states)) or 'none'}. To go on with a new one, resume without it."
         )
     notes.extend(
         f"{saved.name} holds the state of extra {name!r}, which was not asked for." for name in states if name not in objects
@@ -154,9 +156,10 @@ def _extra_steps(saved: Saved, extra: Mapping[str, Any], notes: list[str]) -> li
 
 def _module_step(saved: Saved, what: str, module: "torch.nn.Module", state: Any, notes: list[str]) -> _Step:
     parts = [state.get(entry) if isinstance(state, Mapping) else None for entry in (MODEL, MODEL_COUNTERS, MODEL_VERSIONS)]
-    if not all(isinstance(part, Mapping) for part in parts):
+    held, counters, versions = (part if isinstance(part, Mapping) else None for part in parts)
+    if held is None or counters is None or versions is None:
         raise KeysDoNotMatch(f"{saved.name}: {what} is a torch.nn.Module, and was none when it was saved.")
-    fitted = fitted_model(saved.name, what, module, *parts)
+    fitted = fitted_model(saved.name, what, module, SavedModel(held, counters, versions))
     notes.extend(fitted.notes)
     return _Step(what, fitted.load)
 

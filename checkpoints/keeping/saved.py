@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from checkpoints.containers import KEEPER_MARK
 from checkpoints.errors import UnreadableCheckpoint
-from checkpoints.keeping.formats import KIND, SCHEMA
+from checkpoints.keeping.formats import SCHEMA
 from checkpoints.keeping.snapshot import MODEL, MODEL_REST, MODEL_VERSIONS
 from checkpoints.kinds import Kind
 from checkpoints.recognise import recognise
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A checkpoint's contents. `model` is what the model's state_dict held, by its own keys, shared tensors under every name;
-    `versions` is module path -> version of its layout; `state` the other entries. `name` is the weights' file.
+    """A checkpoint's contents.
+
+    `name` is the weights' file. `model` is what the model's state_dict held, by its own keys, shared tensors under every name;
+    `versions` is module path -> version of its layout; `state` are the other entries.
     """
 
     name: str
@@ -80,9 +83,9 @@ def _state(path: Path) -> Mapping[str, Any]:
     if kind is not Kind.TORCH_ZIP:
         raise UnreadableCheckpoint(f"{path.name} is a {kind} file, expected one of torch.save.")
     held = load_torch_file(path, kind)
-    schema = held.get(KIND) if isinstance(held, Mapping) else None
+    schema = held.get(KEEPER_MARK) if isinstance(held, Mapping) else None
     if type(schema) is not int:
-        raise UnreadableCheckpoint(f"{path.name} was not written by a Keeper: it has no entry {KIND}.")
+        raise UnreadableCheckpoint(f"{path.name} was not written by a Keeper: it has no entry {KEEPER_MARK}.")
     if schema > SCHEMA:
         raise UnreadableCheckpoint(
             f"{path.name} is of schema {schema}, this stateserve reads {SCHEMA}. Install the stateserve that wrote it."

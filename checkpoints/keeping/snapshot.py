@@ -209,4 +209,6 @@ def _check_safetensors(tensors: "Mapping[str, torch.Tensor]") -> None:
         if name not in DTYPES:
             raise KeeperError(f'model: {key} is {name}, which safetensors does not hold. Use Keeper(…, format="pth").')
     if "__metadata__" in tensors:
-        raise KeeperError('model: a tensor is called __metadata__, which safetensors does not allow. Use Keeper(…, format="pth").')
+        raise KeeperError(
+            'model: a tensor is called __metadata__, which safetensors does not allow. Use Keeper(…, format="pth").'
+        )

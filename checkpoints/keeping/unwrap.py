@@ -1,8 +1,8 @@
 """Unwrapping: a model's own keys, whatever training wrapped around it or around a part of it.
 
-DistributedDataParallel, DataParallel and torch.compile put the model into one of their own attributes, and so does the AveragedModel
-of an EMA, which counts beside it. The wrappers are found by their classes, not by their names in the keys: a model may have a part
-that is called `module` itself.
+DistributedDataParallel, DataParallel and torch.compile put the model into one of their own attributes, and so does the
+AveragedModel of an EMA, which counts beside it. The wrappers are found by their classes, not by their names in the keys: a model
+may have a part that is called `module` itself.
 """
 
 import sys

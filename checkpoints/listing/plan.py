@@ -54,6 +54,8 @@ def make_plan(listing: Listing, choice: Choice) -> Plan:
     one_series = [replace(entry, series=ONE_SERIES) for entry in listing.entries]
     entries = in_order(one_series if choice.one_series else listing.entries, by_time=choice.by_time)
     for series, members in series_of(entries).items():
+        if not any(_is_named(entry, choice) for entry in members):
+            continue
         measure = measure_of(members, by_time=choice.by_time)
         if measure == "time":
             notes.append(f"{series}: ordered by the time of writing alone, as asked; copying or syncing a folder changes it.")
@@ -70,12 +72,15 @@ def make_plan(listing: Listing, choice: Choice) -> Plan:
 
 
 def _own_reasons(entry: Entry, choice: Choice) -> tuple[str, ...]:
-    named = not choice.only or any(fnmatchcase(entry.name, glob) for glob in choice.only)
     return (
         *entry.protected,
         *((f"unusable: {entry.damaged}",) if entry.damaged else ()),
-        *(() if named else ("--only does not name it",)),
+        *(() if _is_named(entry, choice) else ("--only does not name it",)),
     )
+
+
+def _is_named(entry: Entry, choice: Choice) -> bool:
+    return not choice.only or any(fnmatchcase(entry.name, glob) for glob in choice.only)
 
 
 def _unordered(members: Sequence[Entry]) -> dict[str, tuple[str, ...]]:

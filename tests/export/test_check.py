@@ -121,14 +121,14 @@ def test_what_differs_from_the_machine_of_the_export(check, copied):
     lines = check(path, "--replay").stdout.splitlines()[4:]
     told = json.loads(check(path, "--replay", "--json").stdout)["differences"]
 
-    here = environment()
+    mkl, cores = environment()["torch"]["build"]["mkl"], environment()["cores"]
+    version = "another version has other kernels, other fusions and other faults (torchscript, pt2)"
+    build = "the same version with other libraries, or from another compiler (torchscript, pt2)"
     assert lines == [
         "differs from the machine of the export, worst first:",
-        f"  1. torch: 2.10.0 there, {torch.__version__} here; another version has other kernels, other fusions and other faults "
-        "(torchscript, pt2)",
-        f"  2. torch.build.mkl: 2023.1 there, {here['torch']['build']['mkl']} here; the same version with other libraries, or from "
-        "another compiler (torchscript, pt2)",
-        f"  3. cores: 96 there, {here['cores']} here; sums are cut into other pieces (onnx)",
+        f"  1. torch: 2.10.0 there, {torch.__version__} here; {version}",
+        f"  2. torch.build.mkl: 2023.1 there, {mkl} here; {build}",
+        f"  3. cores: 96 there, {cores} here; sums are cut into other pieces (onnx)",
     ]
     assert [(one["fact"], one["there"], one["concerns"]) for one in told] == [
         ("torch", "2.10.0", ["torchscript", "pt2"]),

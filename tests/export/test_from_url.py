@@ -44,7 +44,7 @@ def kept(tmp_path, s3_bucket):
 
 
 def test_a_keepers_best(run, kept):
-    """best.pth on S3 is exported, inspected and rebuilt as it is; the artifact has the content id of a local Keeper's best.pth."""
+    """best.pth on S3 is exported, inspected and rebuilt as it is; a local Keeper's gives the same content id."""
     remote, local = kept("remote"), kept("local")
     exported = run(app, "--ckpt", remote)
     assert (exported.exit_code, exported.stdout) == (0, "model_repository/mlp/1\n"), exported.output

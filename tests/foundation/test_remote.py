@@ -1,5 +1,8 @@
 """Files on another storage: fetched once, checked always, and every failure said in a sentence."""
 
+import errno
+import fcntl
+import os
 import socket
 import sys
 from pathlib import Path
@@ -7,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from foundation import remote
-from foundation.remote import StorageError, beside, collapsed_url, default_cache, fetch, filesystem, is_url, list_tree, read_bytes
+from foundation.remote import (
+    StorageError,
+    beside,
+    collapsed_url,
+    default_cache,
+    fetch,
+    fetched_path,
+    filesystem,
+    is_url,
+    list_tree,
+    read_bytes,
+)
 from foundation.storage import sha256_bytes
 
 
@@ -202,6 +216,51 @@ def test_libraries_that_are_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(StorageError, match=r"the library for s3:// is not installed: pip install 'stateserve\[s3\]'\."):
         filesystem("s3://bucket/x")
+
+
+def test_what_killed_fetches_left(put, tmp_path):
+    """The next fetch of a file removes what killed ones left, and leaves alone what another process is writing."""
+    url = put("x", b"1")
+    folder = fetched_path(url, tmp_path).parent
+    folder.mkdir(parents=True)
+    (folder / ".tmp-x-0123456789abcdef").write_bytes(b"half")
+    with (folder / ".tmp-x-fedcba9876543210").open("wb") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        fetch(url, tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == [".fetched-x.json", ".tmp-x-fedcba9876543210", "x"]
+
+
+def test_a_large_file(put, tmp_path):
+    """A file that is fetched in several parts at once is whole."""
+    data = os.urandom(51 << 20)
+    assert fetch(put("x", data), tmp_path).read_bytes() == data
+
+
+def test_a_cache_that_cannot_be_written(put, tmp_path, monkeypatch):
+    """What is wrong with this machine's disk is an OSError and no word about the storage."""
+    import s3fs
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError):
+        fetch(put("x", b"1"), tmp_path / "file")
+    monkeypatch.setattr(s3fs.S3FileSystem, "get_file", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        fetch(put("x", b"1"), tmp_path)
+
+
+def test_a_user_without_a_home(monkeypatch):
+    """Where nobody says where a cache may be, the error names the setting."""
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(StorageError, match=r"Set XDG_CACHE_HOME\."):
+        default_cache()
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

@@ -126,6 +126,25 @@ def disk_that_fills_unseen(folder: str) -> dict[str, Any]:
     return {"errors": errors, "faults": faults, "after": survey(disk / "run", told), "last": training.step - 1}
 
 
+def full_of_leftovers(folder: str) -> dict[str, Any]:
+    """A save is killed in the middle, and what it had written takes the rest of the disk: can the next Keeper start?"""
+    disk = small_disk(folder, 6 * _MIB)
+    training = Training(disk / "run")
+    with opened(disk / "run") as keeper:
+        training.save(keeper)
+    left = disk / "run" / ".tmp-step-00000001.safetensors-0123456789abcdef"
+    with contextlib.suppress(OSError), left.open("wb") as file:
+        for size in (_MIB, 1 << 12):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size):
+                    file.flush()
+    free_bytes = os.statvfs(disk).f_bavail
+    with opened(disk / "run") as keeper:
+        resumed = training.resume(keeper)
+        training.save(keeper)
+    return {"free_bytes": free_bytes, "resumed": resumed, "after": survey(disk / "run", {0, 1})}
+
+
 def disk_without_files(folder: str) -> dict[str, Any]:
     """A disk with bytes, but no room for one more file."""
     disk = small_disk(folder, 8 * _MIB, files=24)

@@ -380,6 +380,25 @@ def test_a_trainer_whose_place_was_taken_over_stops_writing(tmp_path, model):
     assert fence.run == "another"
 
 
+def test_a_trainer_whose_file_was_swept_under_its_hands_is_told_why(tmp_path, model, monkeypatch):
+    """The newer trainer is the reason, not a missing file."""
+    write = LocalStore.write
+
+    def swept(self, name, produce):
+        def produce_and_lose(stream):
+            produce(stream)
+            claim(self, this_process("another"))
+            self.sweep()
+
+        return write(self, name, produce_and_lose)
+
+    monkeypatch.setattr(LocalStore, "write", swept)
+    with Keeper(tmp_path) as keeper:
+        keeper.save(1, model)
+        with pytest.raises(DirectoryTaken):
+            keeper.flush()
+
+
 @pytest.mark.parametrize(
     "variables", [{"RANK": "1"}, {"LOCAL_RANK": "1"}, {"NODE_RANK": "1", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "3"}]
 )

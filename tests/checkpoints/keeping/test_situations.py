@@ -59,6 +59,14 @@ def test_full_disk_at_every_place(happens):
     assert whole(found["after"], latest=found["last"])
 
 
+def test_full_of_leftovers(happens):
+    """A disk that is full of what a killed save left is no hindrance: the next Keeper removes it, and training goes on."""
+    found = happens("full_of_leftovers")
+    assert found["free_bytes"] == 0
+    assert found["resumed"] == 0
+    assert whole(found["after"], [0, 1], latest=1)
+
+
 def test_disk_without_room_for_a_file(happens, tmp_path):
     """Where bytes are free but no file can be made, the save fails and says so; afterwards the next is written."""
     found = happens("disk_without_files")

@@ -114,6 +114,16 @@ def test_series_are_pruned_one_by_one(tmp_path):
     assert going(tmp_path, "last:3", one_series=True) == ["netD_epoch_1.pth", "netG_epoch_1.pth"]
 
 
+def test_a_series_that_is_left_out_need_not_have_the_metric(tmp_path):
+    """best by a metric of one series only is refused for the other one, unless --only leaves that out."""
+    foreign_checkpoints.plain(tmp_path, range(1, 4), "netG_epoch_{}.pth", fid=lambda epoch: epoch / 2)
+    foreign_checkpoints.plain(tmp_path, range(1, 4), "netD_epoch_{}.pth")
+
+    with pytest.raises(WrongKeep, match=r"no checkpoint of netD_epoch_#\.pth has a metric fid; its checkpoints tell no metrics"):
+        plan(tmp_path, "best:fid:min")
+    assert going(tmp_path, "best:fid:min", only=["netG_*"]) == ["netG_epoch_2.pth"]
+
+
 def test_models_with_numbers_in_their_names_are_no_series(tmp_path):
     """resnet18 and resnet50 stay, though 18 is less than 50; so do versions of a model."""
     foreign_checkpoints.plain(tmp_path, (18, 50), "resnet{}.pth", epoch=lambda _: 90)
