@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from checkpoints.errors import UnreadableCheckpoint
 from checkpoints.keeping.names import is_link, sidecar_name, stem_of
 from checkpoints.keeping.sidecar import Sidecar, parse_sidecar
 from checkpoints.pointers import pointed_name
-from foundation.remote import StorageError, beside, collapsed_url, fetch, fetched_path, is_url, read_bytes
+from foundation.remote import StorageError, beside, collapsed_url, fetch, fetched_path, filesystem, is_url, read_bytes
 from foundation.storage import TEMPORARY_PREFIX
 
 LARGEST_POINTER_BYTES = 4096
@@ -31,39 +32,59 @@ def local_checkpoint(location: str | Path, cache: Path | None = None) -> Path:
     url = str(location)
     with _unreadable(url):
         path = fetched_path(url, cache)
-        config = _fetch_weights(url, path, cache) if is_link(path.name) else _fetch_file(url, cache)
-        yaml = _fetch_optional(beside(url, path.with_suffix(".yaml").name), cache)
+        folder = _Folder(url, cache, filesystem(url)[0])
+        config = _fetch_weights(folder, path) if is_link(path.name) else _fetch_file(folder, path.name)
+        yaml = folder.fetch_optional(path.with_suffix(".yaml").name)
         for labels in {*_labels(config), *_labels(_parsed(yaml))}:
-            _fetch_optional(beside(url, labels), cache)
+            folder.fetch_optional(labels)
     return path
 
 
-def _fetch_weights(url: str, path: Path, cache: Path | None) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """The folder of a URL, and the one of the cache that goes with it."""
+
+    url: str
+    cache: Path | None
+    storage: Any
+
+    def fetch(self, name: str, expected_sha256: str | None = None) -> Path:
+        return fetch(beside(self.url, name), self.cache, expected_sha256, self.storage)
+
+    def fetch_optional(self, name: str) -> Path | None:
+        """None where there is none; then one that was fetched earlier goes too: what the storage no longer has is not read."""
+        try:
+            return self.fetch(name)
+        except FileNotFoundError:
+            fetched_path(beside(self.url, name), self.cache).unlink(missing_ok=True)
+            return None
+
+    def pointer(self, name: str) -> tuple[bytes, str | None]:
+        """The beginning of a file, and the name of the file that it points to, None where it is no pointer."""
+        data = read_bytes(beside(self.url, name), LARGEST_POINTER_BYTES + 1, self.storage)
+        target = pointed_name(data)
+        if target is not None and is_link(target):
+            raise UnreadableCheckpoint(f"{self.url} points to {target}, which is a pointer too. Give the checkpoint itself.")
+        return data, target
+
+
+def _fetch_weights(folder: _Folder, path: Path) -> Any:
     """Fetch what best.pth or latest.pth is or names; the config of its sidecar, if it has one.
 
     A training that goes on may replace the pointer and remove what it named meanwhile: then the new one is followed.
     """
-    data, target = _pointer(url)
+    data, target = folder.pointer(path.name)
     while target is not None:
         try:
-            config = _fetch_file(beside(url, target), cache)
+            config = _fetch_file(folder, target)
         except FileNotFoundError:
-            before, (data, target) = target, _pointer(url)
+            before, (data, target) = target, folder.pointer(path.name)
             if target == before:
                 raise
             continue
         _replace(path, data)
         return config
-    return _fetch_file(url, cache)
-
-
-def _pointer(url: str) -> tuple[bytes, str | None]:
-    """The beginning of the file, and the name of the file that it points to, None where it is no pointer."""
-    data = read_bytes(url, LARGEST_POINTER_BYTES + 1)
-    target = pointed_name(data)
-    if target is not None and is_link(target):
-        raise UnreadableCheckpoint(f"{url} points to {target}, which is a pointer too. Give the checkpoint itself.")
-    return data, target
+    return _fetch_file(folder, path.name)
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -72,27 +93,18 @@ def _replace(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _fetch_file(url: str, cache: Path | None) -> Any:
+def _fetch_file(folder: _Folder, name: str) -> Any:
     """Fetch a file, which must be as its sidecar says, if there is one; that sidecar's config."""
-    sidecar = _fetch_sidecar(url, cache)
-    kept = None if sidecar is None else sidecar.files.get(url.rpartition("/")[2])
-    fetch(url, cache, None if kept is None else kept.sha256)
+    sidecar = _fetch_sidecar(folder, name)
+    kept = None if sidecar is None else sidecar.files.get(name)
+    folder.fetch(name, None if kept is None else kept.sha256)
     return None if sidecar is None else sidecar.config
 
 
-def _fetch_sidecar(url: str, cache: Path | None) -> Sidecar | None:
-    stem = stem_of(url.rpartition("/")[2])
-    path = _fetch_optional(beside(url, sidecar_name(stem)), cache) if stem is not None else None
+def _fetch_sidecar(folder: _Folder, name: str) -> Sidecar | None:
+    stem = stem_of(name)
+    path = folder.fetch_optional(sidecar_name(stem)) if stem is not None else None
     return None if path is None else parse_sidecar(path.read_bytes(), path.name)
-
-
-def _fetch_optional(url: str, cache: Path | None) -> Path | None:
-    """None where there is none; then one that was fetched earlier goes too: nothing is read that the storage no longer has."""
-    try:
-        return fetch(url, cache)
-    except FileNotFoundError:
-        fetched_path(url, cache).unlink(missing_ok=True)
-        return None
 
 
 def _labels(config: Any) -> Iterator[str]:

@@ -47,7 +47,9 @@ WORST_FIRST = (
             ("torch.precision.backends.cuda.*", _ON_GPU),
             ("torch.precision.backends.cudnn.*", _ON_GPU),
             ("torch.precision.*", _PYTORCH),
-            ("variables.precision.*", (*_EVERY, CUDA)),
+            ("variables.precision.NVIDIA*", _ON_GPU),
+            ("variables.precision.TORCH*", _ON_GPU),
+            ("variables.precision.*", _PYTORCH),
         ),
     ),
     Severity(

@@ -9,6 +9,7 @@ As a program it prints its port in one line and serves until its stdin is closed
 """
 
 import contextlib
+import functools
 import os
 import select
 import socket
@@ -70,13 +71,8 @@ class S3Server:
             os.environ.update(before)
 
     def client(self) -> Any:
-        """boto3's client, for what a test looks at behind our backs."""
-        from boto3.session import Session
-        from botocore.config import Config
-
-        config = Config(retries={"max_attempts": 2}, connect_timeout=10, read_timeout=30, proxies={})
-        keys = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret}
-        return Session(**keys).client("s3", endpoint_url=self.endpoint_url, region_name=REGION, config=config)
+        """boto3's client, for what a test looks at behind our backs; one for each server."""
+        return _client(self.endpoint_url, self.key, self.secret)
 
     def make_bucket(self, name: str) -> str:
         """Make an empty bucket; its name."""
@@ -114,6 +110,16 @@ def s3_place(bucket: str = "trainings", prefix: str = "runs/one") -> Iterator[An
     with s3_server() as server, server.environment():
         server.make_bucket(bucket)
         yield S3Place(server.client(), bucket, prefix)
+
+
+@functools.cache
+def _client(endpoint_url: str, key: str, secret: str) -> Any:
+    from boto3.session import Session
+    from botocore.config import Config
+
+    config = Config(retries={"max_attempts": 2}, connect_timeout=10, read_timeout=30, proxies={})
+    session = Session(aws_access_key_id=key, aws_secret_access_key=secret)
+    return session.client("s3", endpoint_url=endpoint_url, region_name=REGION, config=config)
 
 
 def _port(process: "subprocess.Popen[bytes]") -> int:

@@ -249,7 +249,7 @@ def opened(store: "Store", run: str, policies: Sequence[Policy], *, dry_run: boo
 
 
 def _claim(store: "Store", owner: Owner, *, dry_run: bool) -> None:
-    """Put up the fence. A disk that is full of what a killed write left is swept before it, in any other case that comes after."""
+    """Put up the fence. Where the disk is full of what a killed write left, that is swept before it, else after it."""
     try:
         claim(store, owner)
     except OSError as error:

@@ -134,7 +134,7 @@ class RemoteStore:
     def sweep(self) -> list[str]:
         """As `Store.sweep`: aborts the unfinished uploads of files directly under this URL; on GCS they end by themselves.
 
-        Where listing them is forbidden or unknown nothing is swept: they cost their storage until the bucket's own rule ends them.
+        Where listing them is forbidden or unknown nothing is swept: they cost storage until the bucket's own rule ends them.
         """
         if not hasattr(self._files, "call_s3"):
             return []

@@ -28,8 +28,8 @@ PIECE_BYTES: Final = 4 << 20
 def write_safetensors(write: Callable[[Any], Any], tensors: "Mapping[str, torch.Tensor]", aliases: Mapping[str, str]) -> None:
     """Write a whole safetensors file from front to back.
 
-    `aliases` (key -> key in `tensors`, the very same tensor) go to the metadata; one that the metadata cannot hold is written as a
-    tensor of its own.
+    `aliases` (key -> key in `tensors`, the very same tensor) go to the metadata; one that the metadata cannot hold is written
+    as a tensor of its own.
     """
     doubled = {key: kept for key, kept in aliases.items() if key == "format"}
     held = {**tensors, **{key: tensors[kept] for key, kept in doubled.items()}}

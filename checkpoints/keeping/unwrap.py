@@ -63,7 +63,7 @@ def wrappers_of(model: "torch.nn.Module") -> Wrappers:
     for path, module in _modules(model, ""):
         if sharded is not None and isinstance(module, sharded):
             raise KeeperError(
-                f"The model is sharded by FSDP{f' at {path}' if path else ''}: no process has all of its weights. "
+                f"The model is sharded by FSDP{f' at {path[:-1]}' if path else ''}: no process has all of its weights. "
                 "Gather them first (torch.distributed.checkpoint.state_dict, full_state_dict=True) into a model of its own."
             )
         for kind, attribute in kinds:

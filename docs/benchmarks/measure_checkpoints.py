@@ -29,7 +29,7 @@ from checkpoints.keeping.keeper import Keeper
 from checkpoints.keeping.policies import Last
 from foundation.environment import environment
 
-ROUNDS = 5
+ROUNDS = {"SGD": 5, "AdamW": 3}
 STEPS = {"SGD": 8, "AdamW": 16}
 """Before and after each save: long enough that the Keeper has written by then."""
 GOAL = Goal(1.15, at_least=False)
@@ -40,11 +40,9 @@ KEEPER, WAITED = "Keeper", "Keeper, waited for"
 TORCH, TORCH_FLUSHED = "`torch.save`", "`torch.save`, fsync, rename"
 LIGHTNING = "Lightning's `ModelCheckpoint`"
 
-_HOW = """Made by `make bench-checkpoints`: a transformer of GPT-2's size takes {rounds} rounds of training steps; in each,
-every way of saving has its turn, in another order each time, on the same disk, which is flushed in between. Numbers
-are medians, with the smallest and the largest in brackets, and a ratio is the median of the rounds' own ratios.""".replace(
-    "\n", " "
-)
+_HOW = """Made by `make bench-checkpoints`: a transformer of GPT-2's size trains; in each round every way of saving has its
+turn, in another order each time, on the same disk, which is flushed in between. Numbers are medians, with the
+smallest and the largest in brackets, and a ratio is the median of the rounds' own ratios.""".replace("\n", " ")
 _TO_READ = """The call is what a training waits for. The Keeper's returns when the tensors are copied; its thread then writes,
 hashes and flushes while the next steps run, and takes a share of the machine from them: the steps after a save are
 compared with as many before it. `torch.save` and Lightning's callback return when the
@@ -140,7 +138,7 @@ class Result:
 def main() -> None:
     """Measures with both optimizers and writes the page."""
     parser = argparse.ArgumentParser(description="Measures what saving takes from a training.")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--steps", type=int, help="training steps before and after each save (default: enough to have written)")
     parser.add_argument("--optimizer", action="append", choices=list(OPTIMIZERS), help="default: each in turn")
     parser.add_argument("--within", type=Path, help="on whose disk it is saved (default: the system's temporary directory)")
@@ -149,8 +147,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     before = os.getloadavg()[0]
-    results = [_measure(name, asked.rounds, asked.steps or STEPS[name], asked.within) for name in asked.optimizer or OPTIMIZERS]
-    _write(asked.to, results, asked.rounds, before)
+    results = [
+        _measure(name, asked.rounds or ROUNDS[name], asked.steps or STEPS[name], asked.within)
+        for name in asked.optimizer or OPTIMIZERS
+    ]
+    _write(asked.to, results, before)
 
 
 def _measure(optimizer: str, rounds: int, steps: int, within: Path | None) -> Result:
@@ -265,13 +266,13 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _write(path: Path, results: list[Result], rounds: int, load: float) -> None:
+def _write(path: Path, results: list[Result], load: float) -> None:
     facts = environment()
     versions = f"torch {torch.__version__}, pytorch-lightning {importlib.metadata.version('pytorch-lightning')}"
     lines = [
         "# What saving takes from a training",
         "",
-        f"{_HOW.format(rounds=rounds)} The machine's load average was {load:.1f} before the start.",
+        f"{_HOW} The machine's load average was {load:.1f} before the start.",
         "",
         _TO_READ,
         "",
@@ -295,11 +296,12 @@ def _section(result: Result) -> list[str]:
         "goal",
     )
     plain = Spread.of([value for one in result.ways.values() for value in one.before_s])
+    begun = f"{len(result.ways[COPY].call_s)} rounds; {result.steps} steps without saving take {plain.text(2)} s."
     on_disk_s = statistics.median(result.ways[WAITED].call_s)
     return [
         f"## {result.optimizer}: {result.size_bytes / 1e6:,.0f} MB in {result.tensors} tensors",
         "",
-        f"{result.steps} steps without saving take {plain.text(2)} s. {_FIRST.format(result.first_s * 1000, on_disk_s)}",
+        f"{begun} {_FIRST.format(result.first_s * 1000, on_disk_s)}",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'---|' * len(columns)}",

@@ -32,8 +32,8 @@ import model_defs
 from checkpoints import Batches, Best, EveryEpochs, Keeper, Last
 
 CONFIG = Path(__file__).with_name("digits.yaml")
-EPOCHS = 12
-SAVE_EVERY_STEPS = 3
+EPOCHS = 10
+SAVE_EVERY_STEPS = 5
 READY_TIMEOUT_S = 60.0
 TOLERANCE = 1e-5
 """How far a logit of the server may be from PyTorch's: another engine rounds otherwise (docs/export.md)."""
@@ -135,7 +135,7 @@ def kill_in_the_middle(directory: Path) -> None:
         for line in lines:
             print(line, end="", flush=True)
             if line.strip().startswith(f"epoch {EPOCHS // 2}:"):
-                time.sleep(random.uniform(0, 0.05))  # noqa: S311 - any moment will do
+                time.sleep(random.uniform(0, 0.2))  # noqa: S311 - any moment will do
                 process.kill()
                 break
     if process.returncode != -signal.SIGKILL:

@@ -66,5 +66,7 @@ def test_environment(small):
     _, exported = small
     told = json.loads((exported.path / "environment.json").read_bytes())
 
-    assert told.keys() == {"python", "system", "cpu", "isa", "cores", "packages", "variables"}
+    machine = {"python", "system", "os", "cpu", "cpu_id", "isa", "cores", "gpus", "gpu_driver", "variables"}
+    libraries = {"packages", "installed", "installed_sha256", "torch", "threads", "seeds", "onnxruntime", "numpy"}
+    assert told.keys() == {*machine, *libraries, "lock_files", "git"}
     assert {"torch", "onnx", "onnxruntime", "numpy"} <= told["packages"].keys()

@@ -44,7 +44,7 @@ class Kind:
     opens_s: float
     """A run of the first kind is killed within this time from its start."""
     saves_s: float
-    """One of the others within this time from one of its first saves (or from when it begins to train): about as long as a save."""
+    """One of the others within this time, about that of a save, from one of its first saves or from when it begins to train."""
     prepare: Callable[[], None] = lambda: None
     width: int = NARROW
 

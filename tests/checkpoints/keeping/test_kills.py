@@ -30,7 +30,7 @@ def test_kills(tmp_path):
 @pytest.mark.durability
 def test_kills_without_links(tmp_path):
     """The same where the file system has neither links nor locks."""
-    kill(tmp_path, "--times", "0", "--without-links-times", "50")
+    kill(tmp_path, "--times", "0", "--without-links-times", "30")
 
 
 @pytest.mark.durability
@@ -41,5 +41,5 @@ def test_kill_before_every_call(tmp_path):
 
 @pytest.mark.durability
 def test_kills_on_s3(tmp_path):
-    """The same against an S3 server."""
-    kill(tmp_path, "--times", "0", "--s3-times", "20")
+    """The same against an S3 server, with small files and with some that are sent in parts."""
+    kill(tmp_path, "--times", "0", "--s3-times", "12", "--s3-parts-times", "5")

@@ -34,7 +34,16 @@ pytestmark = [
 
 ROWS, BATCH = 48, 8
 STEPS_PER_EPOCH = ROWS // BATCH
-EPOCHS = 4
+EPOCHS = 3
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads are slower than one with weights as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Interrupted(Exception):
@@ -177,7 +186,7 @@ def assert_same_weights(one, other):
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
-@pytest.mark.parametrize("module", [Task, TwoOptimizers])
+@pytest.mark.parametrize("module", [Task, pytest.param(TwoOptimizers, marks=pytest.mark.durability)])
 def test_resumed_after_an_epoch_is_bit_equal(tmp_path, module):
     """A training that went on from an epoch's end gives the weights of one that was never interrupted."""
     _, straight = fit(tmp_path, module=module, enable_checkpointing=False)
@@ -198,6 +207,7 @@ def test_resumed_within_an_epoch_is_bit_equal(tmp_path):
     assert_same_weights(task, straight)
 
 
+@pytest.mark.durability
 def test_resumed_at_a_validation_within_an_epoch_is_bit_equal(tmp_path):
     """A save at a validation in the middle of an epoch is one to go on from, too; the validation is not run again."""
     _, straight = fit(tmp_path, train=lambda: Rows(data()), val_check_interval=3, enable_checkpointing=False)
@@ -211,6 +221,7 @@ def test_resumed_at_a_validation_within_an_epoch_is_bit_equal(tmp_path):
     assert_same_weights(task, straight)
 
 
+@pytest.mark.durability
 def test_gradients_that_accumulate_are_counted_by_optimizer_steps(tmp_path):
     """`every_steps` counts what the optimizer did, and saves each step once."""
     with Keeper(tmp_path, EverySteps(1)) as keeper:
@@ -234,9 +245,10 @@ def test_an_epoch_without_validation_is_no_candidate(tmp_path):
     with Keeper(tmp_path, Best("val_loss", top=EPOCHS), Last(1)) as keeper:
         fit(tmp_path, KeeperCallback(keeper), check_val_every_n_epoch=2)
     found = [json.loads(path.read_bytes()) for path in tmp_path.glob("step-*.json")]
-    assert {sidecar["epoch"] for sidecar in found if sidecar["metrics"]} == {1, 3}
+    assert {sidecar["epoch"] for sidecar in found if sidecar["metrics"]} == {1}
 
 
+@pytest.mark.durability
 def test_without_validation_the_training_metrics_count(tmp_path):
     """Where there is no validation at all, what the training logged is there at the epoch's end."""
     with Keeper(tmp_path, Best("train_loss"), Last(1)) as keeper:
@@ -245,6 +257,7 @@ def test_without_validation_the_training_metrics_count(tmp_path):
     assert (tmp_path / "best.pth").exists()
 
 
+@pytest.mark.durability
 def test_early_stopping_goes_on_counting(tmp_path):
     """The other callbacks' states are kept: one that had no patience left has none after the resume either."""
 
@@ -259,6 +272,7 @@ def test_early_stopping_goes_on_counting(tmp_path):
     assert trainer.current_epoch == 3  # the second epoch without progress was the first after the resume
 
 
+@pytest.mark.durability
 def test_a_finished_training_does_nothing_more(tmp_path):
     """A script that is started again after its last epoch leaves the weights as they are."""
     with Keeper(tmp_path, Last(1)) as keeper:
@@ -269,6 +283,7 @@ def test_a_finished_training_does_nothing_more(tmp_path):
     assert_same_weights(again, task)
 
 
+@pytest.mark.durability
 def test_resume_false_begins_anew(tmp_path):
     """With `resume=False` nothing is restored."""
     with Keeper(tmp_path, Last(1)) as keeper:

@@ -63,7 +63,7 @@ def test_a_url_opens_it(store: Store, s3_bucket):
         pass
 
 
-@pytest.mark.parametrize("size", [0, 1, PART_BYTES - 1, PART_BYTES, 3 * PART_BYTES + 7])
+@pytest.mark.parametrize("size", [0, PART_BYTES - 1, PART_BYTES, 2 * PART_BYTES + 7])
 def test_written_is_there(store, s3, s3_bucket, size):
     """What was written has its size and sum, in one part or several, and no upload is left open."""
     data = os.urandom(size)
@@ -103,7 +103,7 @@ def test_nothing_is_overwritten(store):
     assert (store.read("x.json"), store.read("y.json")) == (b"one", b"another's")
 
 
-@pytest.mark.parametrize("size", [0, 10, 2 * PART_BYTES])
+@pytest.mark.parametrize("size", [0, 2 * PART_BYTES])
 def test_a_write_that_fails_leaves_nothing(store, s3, s3_bucket, size):
     """Where producing fails there is neither an object nor an open upload, and the error is the producer's."""
     with pytest.raises(ValueError, match="the tensor is gone"):

@@ -29,7 +29,17 @@ pytestmark = [
 
 ROWS, BATCH = 48, 8
 STEPS_PER_EPOCH = ROWS // BATCH
-EPOCHS = 4
+EPOCHS = 3
+SLOW = pytest.mark.durability
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads are slower than one with weights as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Interrupted(Exception):
@@ -122,10 +132,16 @@ def assert_same_weights(one, other):
     ("every_steps", "options", "at", "resumed_at"),
     [
         (None, {}, 2 * STEPS_PER_EPOCH + 3, (2 * STEPS_PER_EPOCH, 1)),
-        (None, {"eval_strategy": "no"}, 2 * STEPS_PER_EPOCH + 3, (2 * STEPS_PER_EPOCH, 1)),
+        pytest.param(None, {"eval_strategy": "no"}, 2 * STEPS_PER_EPOCH + 3, (2 * STEPS_PER_EPOCH, 1), marks=SLOW),
         (2, {}, 2 * STEPS_PER_EPOCH + 3, (2 * STEPS_PER_EPOCH + 2, None)),
-        (None, {"eval_strategy": "steps", "eval_steps": 4}, 2 * STEPS_PER_EPOCH + 5, (2 * STEPS_PER_EPOCH + 4, None)),
-        (1, {"gradient_accumulation_steps": 2}, 5, (5, None)),
+        pytest.param(
+            None,
+            {"eval_strategy": "steps", "eval_steps": 4},
+            2 * STEPS_PER_EPOCH + 5,
+            (2 * STEPS_PER_EPOCH + 4, None),
+            marks=SLOW,
+        ),
+        pytest.param(1, {"gradient_accumulation_steps": 2}, 5, (5, None), marks=SLOW),
     ],
     ids=["epoch", "epoch-without-evaluation", "within", "evaluation-within", "accumulated"],
 )
@@ -153,6 +169,7 @@ def test_the_best_is_kept_and_read(tmp_path):
     assert not list((tmp_path / "trainer").glob("checkpoint-*"))
 
 
+@pytest.mark.durability
 def test_each_step_is_saved_once(tmp_path):
     """Where a step is due, an epoch's end and an evaluation, it is one save; it has the epoch and the metrics."""
     with Keeper(tmp_path / "kept", EverySteps(1)) as keeper:
@@ -163,6 +180,7 @@ def test_each_step_is_saved_once(tmp_path):
     assert ["eval_accuracy" in found["metrics"] for found in sidecars] == [False, False, True]
 
 
+@pytest.mark.durability
 def test_early_stopping_goes_on_counting(tmp_path):
     """Callbacks with a state that the Trainer itself would keep are kept, where the Trainer is told to restore them."""
 
@@ -205,6 +223,7 @@ def test_what_another_loop_saved_is_refused(tmp_path):
             train(tmp_path, keeper)
 
 
+@pytest.mark.durability
 def test_no_folder_is_left(tmp_path, monkeypatch):
     """The folder that the Trainer reads its position from is gone once it has begun."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
