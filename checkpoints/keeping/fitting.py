@@ -116,7 +116,7 @@ def _require_keys(name: str, what: str, own: Mapping[str, Any], saved: Mapping[s
     )
     if mismatch.missing or mismatch.unexpected or mismatch.mismatched:
         raise KeysDoNotMatch(
-            f"{name} was saved from another model than {what}. {explain(mismatch)}\n"
+            f"{name}: {what} is not the one that was saved. {explain(mismatch)}\n"
             "A training goes on with the same model; to take a part of the weights into another one: checkpoints.warm_start.",
             missing=mismatch.missing,
             unexpected=mismatch.unexpected,

@@ -127,7 +127,7 @@ def _loader(value: Any, state: Any) -> Callable[[], None]:
 def _require_class(saved: Saved, what: str, name: Any, value: Any) -> None:
     if name != class_of(value):
         raise KeysDoNotMatch(
-            f"{saved.name} holds the state of a {name}, {what} is a {class_of(value)}. Resume with the same, or without it."
+            f"{saved.name} holds the state of {name}, {what} is {class_of(value)} now. Resume with the same, or without it."
         )
 
 

@@ -33,7 +33,7 @@ from checkpoints import Batches, Best, EveryEpochs, Keeper, Last
 
 CONFIG = Path(__file__).with_name("digits.yaml")
 EPOCHS = 10
-SAVE_EVERY_STEPS = 5
+SAVE_EVERY_STEPS = 11
 READY_TIMEOUT_S = 60.0
 TOLERANCE = 1e-5
 """How far a logit of the server may be from PyTorch's: another engine rounds otherwise (docs/export.md)."""
@@ -140,7 +140,8 @@ def kill_in_the_middle(directory: Path) -> None:
                 break
     if process.returncode != -signal.SIGKILL:
         raise SystemExit(f"the training ended with exit code {process.returncode} before it was killed")
-    print(f"   killed; there are: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+    for link in ("best.pth", "latest.pth"):
+        print(f"   killed; {link} -> {(directory / link).resolve().name}")
 
 
 def export(checkpoint: Path, repository: Path) -> None:
@@ -187,7 +188,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def server(repository: Path, port: int) -> Iterator[None]:
     """A server until it is ready; ended, and waited for, at the end."""
-    process = subprocess.Popen([sys.executable, "-m", "serving", "--repository", str(repository), "--port", str(port)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving", "--repository", str(repository), "--port", str(port)], cwd=repository
+    )
     try:
         wait_until_ready(process, port)
         yield

@@ -142,7 +142,7 @@ def test_the_one_file_holds_what_scripts_look_for(tmp_path):
     paths, _ = produced(model, "pth", tmp_path, optimizer=optimizer, scheduler=scheduler, extra={"note": 1})
     assert paths["checkpoint"].name == "step-00000003.pth"
     held = torch.load(paths["checkpoint"], weights_only=True)
-    assert held["step"], held["epoch"] == (3, 1)
+    assert (held["step"], held["epoch"]) == (3, 1)
     assert held["config"] == {"lr": 0.1}
     assert held["extra"] == {"note": 1}
     assert held.keys() >= {"metrics", "optimizer_state_dict", "scheduler_state_dict", "rng_state"}
