@@ -12,6 +12,7 @@ from checkpoints.keeping.sidecar import Sidecar, parse_sidecar
 from checkpoints.siblings import name_sibling
 
 LAYOUT = "keeper"
+WEIGHTS = "model_state_dict"
 
 
 def sidecar_beside(file: Path) -> Sidecar | None:
@@ -46,9 +47,13 @@ def require_listed(file: Path, sidecar: Sidecar, size_bytes: int, sha256: str) -
 
 
 def with_sidecar(parts: Parts, sidecar: Sidecar) -> Parts:
-    """The parts with the facts that the sidecar states: those of the training, and the config."""
+    """The parts with the facts that the sidecar states: those of the training, and the config.
+
+    The weights are called as in the one file of the format "pth", so that one config selects them in both.
+    """
     config = sidecar.config if sidecar.config is not None else parts.config
-    return replace(parts, layout=LAYOUT, provenance={**parts.provenance, **_facts(sidecar)}, config=config)
+    sets = {WEIGHTS: replace(one, name=WEIGHTS) for one in parts.weight_sets.values()}
+    return replace(parts, layout=LAYOUT, weight_sets=sets, provenance={**parts.provenance, **_facts(sidecar)}, config=config)
 
 
 def _facts(sidecar: Sidecar) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ Only what a checkpoint can give back is taken: tensors, NumPy's arrays and numbe
 is refused here, where it can still be named, and not when the file is read.
 """
 
+import codecs
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from checkpoints.pickles import NUMERIC_DTYPE
 if TYPE_CHECKING:
     import torch
 
-_PLAIN: Final = frozenset({type(None), bool, float, complex, str, bytes})
+_PLAIN: Final = frozenset({type(None), bool, float, complex, str})
 _MAPPINGS: Final = frozenset({dict, OrderedDict, Counter, defaultdict})
 _MAX_DEPTH: Final = 64
 _MAX_INTEGER_BITS: Final = 2000
@@ -59,6 +60,27 @@ def _new_buffer(tensor: "torch.Tensor") -> "torch.Tensor":
         except RuntimeError:  # no more memory can be pinned: the copy is slower
             pass
     return torch.empty_like(tensor, device="cpu", requires_grad=False)
+
+
+class _NoBytes:
+    """Stands for b"" in what is saved: pickle's protocol 2 would name `bytes` for it, which torch's safe reader does not read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codecs.encode, ("", "latin1")  # as it writes all other bytes; read back, it is b""
+
+
+NO_BYTES: Final = _NoBytes()
+
+
+class _NoElements:
+    """Stands for an array without elements in what is saved, for the same reason: its bytes are b""."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, args, state = self._array.__reduce__()
+        return make, args, (*state[:-1], NO_BYTES)
 
 
 class Copies:
@@ -144,6 +166,8 @@ class Copies:
     def _other(self, value: Any, where: str) -> Any:
         if type(value) is int:
             return _checked_integer(value, where)
+        if type(value) is bytes:
+            return value or NO_BYTES
         import numpy as np
         import torch
 
@@ -155,7 +179,7 @@ class Copies:
             return bytearray(value)
         if (isinstance(value, np.generic) or type(value) is np.ndarray) and NUMERIC_DTYPE.fullmatch(value.dtype.str):
             self.size_bytes += value.nbytes
-            return value.copy()
+            return value.copy() if value.size else _NoElements(value.copy())
         raise KeeperError(
             f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint that runs no code when it is "
             f"read cannot give back. {_remedy(value)}"
@@ -171,6 +195,8 @@ def _checked_integer(value: int, where: str) -> int:
 
 
 def _checked_key(key: Any, where: str) -> Any:
+    if key == b"" and type(key) is bytes:
+        return NO_BYTES
     if type(key) in (str, int, float, bool, bytes, type(None)):
         return key
     if type(key) is tuple:
@@ -198,6 +224,10 @@ def _no_plain_tensor(value: "torch.Tensor", where: str) -> str:
 def _remedy(value: Any) -> str:
     from pathlib import PurePath
 
+    import torch
+
+    if isinstance(value, torch.Generator):
+        return "Give generator.get_state()."
     if isinstance(value, PurePath):
         return "Give str(path)."
     if isinstance(value, str | int | float | tuple | list | dict | set):

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import KeysDoNotMatch, UnreadableCheckpoint
-from checkpoints.keeping.safetensors_bytes import raw_bytes
+from checkpoints.keeping.snapshot import bare_optimizer
 from checkpoints.keeping.unwrap import Wrappers, wrappers_of
 from checkpoints.mismatch import Mismatch, explain
 
 if TYPE_CHECKING:
     import torch
+
+
+_COMPUTING = ("foreach", "fused", "capturable")
+"""An optimizer's options that say how it computes, not what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ def fitted_model(name: str, what: str, model: "torch.nn.Module", saved: SavedMod
     """
     wrappers = wrappers_of(model)
     held = model.state_dict()
+    _require_shapes(what, held)
     paths = {path: wrappers.key(path) for path in held if path not in wrappers.counters}
     own = {key: held[path] for path, key in paths.items()}
     _require_keys(name, what, own, saved.held)
@@ -64,12 +69,21 @@ def fitted_model(name: str, what: str, model: "torch.nn.Module", saved: SavedMod
     return Fitted(load, notes)
 
 
-def require_optimizer(name: str, optimizer: Any, saved: Any) -> None:
-    """Raises KeysDoNotMatch where the optimizer has other groups of parameters than the one that was saved, or other shapes."""
+def fitted_optimizer(name: str, optimizer: Any, saved: Any) -> tuple[Any, tuple[str, ...]]:
+    """The state to give to the optimizer, and what a person should know.
+
+    How it computes (`fused`, `capturable`, `foreach`) goes with the device that it is on now, and stays as it is.
+
+    Raises KeysDoNotMatch where it has other groups of parameters than the one that was saved, or parameters of other shapes.
+    """
     groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
     own = getattr(optimizer, "param_groups", None)
-    if not isinstance(groups, list) or not isinstance(own, list):
-        return  # not torch's kind of optimizer: its own load_state_dict judges
+    if not isinstance(own, list):
+        return saved, ()  # not torch's kind of optimizer: its own load_state_dict judges
+    if not isinstance(groups, list) or not all(
+        isinstance(one, Mapping) and isinstance(one.get("params"), list) for one in groups
+    ):
+        raise UnreadableCheckpoint(f"{name}: the optimizer's state has no groups of parameters.")
     sizes = [len(group["params"]) for group in groups]
     own_sizes = [len(group["params"]) for group in own]
     if sizes != own_sizes:
@@ -82,12 +96,22 @@ def require_optimizer(name: str, optimizer: Any, saved: Any) -> None:
         for group, own_group in zip(groups, own, strict=True)
         for index, parameter in zip(group["params"], own_group["params"], strict=True)
     }
-    for index, state in (saved.get("state") or {}).items():
-        _require_moments(name, index, parameters.get(index), state)
+    if type(bare_optimizer(optimizer)).__module__.startswith("torch.optim."):  # others may keep something else under these names
+        for index, state in (saved.get("state") or {}).items():
+            _require_moments(name, index, parameters.get(index), state)
+    kept = [{option: group[option] for option in _COMPUTING if option in group} for group in own]
+    notes = {
+        f"{name}: the optimizer's {option} was {group.get(option)} when it was saved, and stays {value} as it is now."
+        for group, options in zip(groups, kept, strict=True)
+        for option, value in options.items()
+        if group.get(option) != value
+    }
+    fitted = [{**group, **options} for group, options in zip(groups, kept, strict=True)]
+    return {**saved, "param_groups": fitted}, tuple(sorted(notes))
 
 
 def _require_moments(name: str, index: Any, parameter: Any, state: Any) -> None:
-    """Momentum and the like have their parameter's shape or, where they are averaged over some of it, as many dimensions."""
+    """The averages of the gradients have their parameter's shape."""
     if parameter is None or not isinstance(state, Mapping):
         raise KeysDoNotMatch(f"{name}: the optimizer's state is of a parameter {index!r}, which it does not have.")
     for key in ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"):
@@ -101,6 +125,14 @@ def _require_moments(name: str, index: Any, parameter: Any, state: Any) -> None:
 
 def _groups(sizes: Sequence[int]) -> str:
     return f"{len(sizes)} group{'s' if len(sizes) != 1 else ''} of {', '.join(map(str, sizes))} parameters"
+
+
+def _require_shapes(what: str, held: Mapping[str, Any]) -> None:
+    import torch
+
+    for path, value in held.items():
+        if torch.nn.parameter.is_lazy(value):
+            raise KeysDoNotMatch(f"{path} of {what} has no shape yet. Run one batch through it first.")
 
 
 def _require_keys(name: str, what: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
@@ -142,6 +174,8 @@ def _require_types(name: str, what: str, own: Mapping[str, Any], saved: Mapping[
             raise KeysDoNotMatch(
                 f"{name}: {key} of {what} has no memory (the meta device). Give it some first: to_empty(device=…)."
             )
+        if is_tensor and (saved[key].layout is not torch.strided or saved[key].device.type != "cpu"):
+            raise UnreadableCheckpoint(f"{name}: {key} is not a plain tensor in the file.")
         if is_tensor and value.dtype != saved[key].dtype:
             raise KeysDoNotMatch(
                 f"{name}: {key} is {_dtype(saved[key])} in the file, {_dtype(value)} in {what}. "
@@ -155,8 +189,17 @@ def _dtype(tensor: "torch.Tensor") -> str:
 
 def _require_ties(name: str, what: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     for first, other in _tied(own):
-        if saved[first] is not saved[other] and raw_bytes(saved[first]) != raw_bytes(saved[other]):
+        if not _are_equal(saved[first], saved[other]):
             raise KeysDoNotMatch(f"{name}: {first} and {other} are one tensor in {what}, and differ in the file.")
+
+
+def _are_equal(one: "torch.Tensor", other: "torch.Tensor") -> bool:
+    """Whether all bits are the same, those of NaN too."""
+    import torch
+
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
+    return torch.equal(*(value.contiguous().reshape(-1).view(torch.uint8) for value in (one, other)))
 
 
 def _untied_notes(name: str, what: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints import rng
 from checkpoints.errors import KeysDoNotMatch, UnreadableCheckpoint
-from checkpoints.keeping.fitting import SavedModel, fitted_model, require_optimizer
+from checkpoints.keeping.fitting import SavedModel, fitted_model, fitted_optimizer
 from checkpoints.keeping.saved import Saved, opened
 from checkpoints.keeping.snapshot import (
     CLASSES,
@@ -109,9 +109,14 @@ def _object_steps(saved: Saved, given: Mapping[str, Any], notes: list[str]) -> l
         if entry not in saved.state:
             raise KeysDoNotMatch(f"{saved.name} holds no state of {what}. To go on with a new one, resume without it.")
         _require_class(saved, what, classes.get(entry), value)
+        state = saved.state[entry]
         if entry == OPTIMIZER:
-            require_optimizer(saved.name, value, saved.state[entry])
-        steps.append(_Step(what, _loader(value, saved.state[entry])))
+            state, said = fitted_optimizer(saved.name, value, state)
+            notes.extend(said)
+        if entry == SCALER and not state and value.state_dict():
+            notes.append(f"{saved.name}: the scaler was off when it was saved, and is on now: its scale begins anew.")
+            continue
+        steps.append(_Step(what, _loader(value, state)))
     return steps
 
 

@@ -51,8 +51,11 @@ def opened(store: "Store", sidecar: "Sidecar") -> Iterator[Saved]:
             weights = _safetensors(paths[sidecar.weights])
             shared = {key: weights.tensors[kept] for key, kept in weights.aliases.items()}
             model = {**weights.tensors, **shared, **_entry(sidecar.state, state, MODEL_REST)}
+        versions = _entry(sidecar.state, state, MODEL_VERSIONS)
+        if not all(type(version) is int for version in versions.values()):
+            raise UnreadableCheckpoint(f"{sidecar.state}: the versions in {MODEL_VERSIONS} are no whole numbers.")
         rest = {entry: value for entry, value in state.items() if entry != MODEL}
-        yield Saved(sidecar.weights, model, _entry(sidecar.state, state, MODEL_VERSIONS), rest)
+        yield Saved(sidecar.weights, model, versions, rest)
 
 
 def _checked(stack: contextlib.ExitStack, store: "Store", sidecar: "Sidecar", name: str) -> Path:

@@ -103,22 +103,15 @@ class Snapshotter:
         return self.gather(model, optimizer, scheduler, scaler, extra).copy()
 
 
-def measure(
-    model: "torch.nn.Module",
-    optimizer: Any = None,
-    scheduler: Any = None,
-    scaler: Any = None,
-    extra: Mapping[str, Any] | None = None,
-) -> int:
-    """The bytes of all tensors that a snapshot of these would copy. Raises what `Snapshotter.gather` does."""
-    return Snapshotter().gather(model, optimizer, scheduler, scaler, extra).size_bytes
-
-
 def class_of(value: Any) -> str:
     """The name of an optimizer's, scheduler's or scaler's class; of what another library put around an optimizer, that inside."""
+    return type(bare_optimizer(value)).__name__
+
+
+def bare_optimizer(value: Any) -> Any:
+    """The optimizer in what accelerate or Lightning put around it; anything else as it is."""
     inner = getattr(value, "optimizer", None)
-    has_optimizer_inside = inner is not None and hasattr(value, "param_groups") and hasattr(inner, "param_groups")
-    return type(inner if has_optimizer_inside else value).__name__
+    return inner if inner is not None and hasattr(value, "param_groups") and hasattr(inner, "param_groups") else value
 
 
 def has_state(value: Any) -> bool:
@@ -147,10 +140,11 @@ def _model(copies: Copies, model: "torch.nn.Module", where: str) -> _Weights:
     first: dict[int, str] = {}
     for path, value in held.items():
         key = wrappers.key(path)
-        if path in wrappers.counters:
-            found.counters[key] = copies.tensor(value, f"{where}: {path}")
-        elif key in found.tensors or key in found.aliases or key in found.rest:
+        is_counter = path in wrappers.counters
+        if key in found.counters if is_counter else key in found.tensors or key in found.aliases or key in found.rest:
             raise KeeperError(f"{where}: two tensors are called {key} once the wrappers are left out. Rename one of them.")
+        if is_counter:
+            found.counters[key] = copies.tensor(value, f"{where}: {path}")
         elif isinstance(value, torch.Tensor):
             target = copies.tensor(value, f"{where}: {path}")
             kept = first.setdefault(id(target), key)

@@ -60,11 +60,11 @@ def test_a_link_or_pointer_is_read_as_what_it_leads_to(kept, as_text):
     assert json.dumps(dict(facts))
 
 
-def test_what_extra_holds_is_no_weight_set(kept):
-    """The model's weights alone are weights, whatever tensors a training keeps beside them."""
+def test_the_models_weights_are_the_only_weight_set(kept):
+    """Whatever tensors a training keeps beside them; and they have the same name in both formats."""
     _, directory, _ = kept
 
-    assert len(read(directory / "latest.pth").weight_sets) == 1
+    assert list(read(directory / "latest.pth").weight_sets) == ["model_state_dict"]
 
 
 def test_a_pointer_is_recognised_as_what_it_leads_to(kept):

@@ -3,7 +3,8 @@
 import io
 import json
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from typing import BinaryIO, cast
 
 import pytest
 import safetensors.torch
@@ -49,7 +50,7 @@ class Model(nn.Module):
         self.embedding = nn.Embedding(5, 3)
         self.head = nn.Linear(3, 5, bias=False)
         self.head.weight = self.embedding.weight
-        self.convolution = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+        self.convolution = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.register_buffer("small", torch.tensor([1, 2], dtype=torch.uint8))
         self.register_buffer("wide", torch.tensor(2.5, dtype=torch.float64))
         self.register_buffer("brain", torch.ones(3, dtype=torch.bfloat16))
@@ -67,7 +68,7 @@ def produced(model, form, folder, **given):
     paths, pieces = {}, {}
     for file in files_of(Snapshotter(form).take(model, **given), "step-00000003", form, FACTS):
         stream = Stream()
-        file.produce(stream)
+        file.produce(cast("BinaryIO", stream))
         paths[file.role] = folder / file.name
         paths[file.role].write_bytes(stream.data)
         pieces[file.role] = stream.pieces
@@ -124,9 +125,10 @@ def test_the_same_training_gives_the_same_bytes(tmp_path, form):
 
 def test_large_tensors_are_written_in_pieces_small_ones_together(tmp_path):
     """Few writes, of some megabytes each: a store may wait for each of them."""
-    model = nn.ModuleList([nn.Linear(2048, 2048), *(nn.Linear(8, 8) for _ in range(500))])
+    layers = [nn.Linear(2048, 2048), *(nn.Linear(8, 8) for _ in range(500))]
+    model = nn.ModuleList(layers)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    sum(layer.weight.sum() for layer in model).backward()
+    torch.stack([layer.weight.sum() for layer in layers]).sum().backward()
     optimizer.step()
     _, pieces = produced(model, "safetensors", tmp_path, optimizer=optimizer)
     assert len(pieces["weights"]) <= 1 + 2048 * 2048 * 4 // PIECE_BYTES + 2
@@ -175,7 +177,7 @@ def test_our_scan_lets_every_file_through(tmp_path, form):
         "numbers": [1 << 100, 1j, b"\xff", bytearray(b"x"), {1}, frozenset({2}), np.float64(2), np.arange(3, dtype=np.uint32)],
         "torch": [torch.float8_e4m3fn, torch.Size([1]), torch.device("cuda", 1), torch.ones(2, dtype=torch.uint16)],
         "eight": torch.ones(3).to(torch.float8_e5m2),
-        "counted": __import__("collections").Counter("ab"),
+        "counted": Counter("ab"),
     }
     paths, _ = produced(Model(), form, tmp_path, extra=extra)
     for role, path in paths.items():

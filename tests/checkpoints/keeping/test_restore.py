@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import random
 
 import numpy as np
@@ -113,9 +114,9 @@ def test_the_random_numbers_go_on(kept):
     """Of all generators."""
     store, sidecar, _ = kept
     restore(store, sidecar, Net())
-    first = random.random(), np.random.rand(), torch.rand(1).item()
+    first = random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
     restore(store, sidecar, Net())
-    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first  # noqa: NPY002
 
 
 def test_other_ranks_keep_their_random_numbers(kept):
@@ -155,21 +156,25 @@ REFUSED = {
     "a missing key": (lambda: {"model": nn.Sequential(Net())}, "missing in the file: 0._extra_state"),
     "another type": (
         lambda: {"model": Net().double()},
-        "first.weight is float32 in the file, float64 in the model. A training goes on in the type that it was saved in: "
-        "give the model that type first.",
+        "first.weight is float32 in the file, float64 in the model. A training goes on in the type that it was saved in",
     ),
     "no memory": (lambda: {"model": Net().to("meta")}, "first.weight of the model has no memory (the meta device)"),
-    "another optimizer": (lambda: {"optimizer": sgd(Net())}, "holds the state of AdamW, the optimizer is SGD now. Resume with the same, or without it."),
+    "another optimizer": (
+        lambda: {"optimizer": sgd(Net())},
+        "holds the state of AdamW, the optimizer is SGD now. Resume with the same, or without it.",
+    ),
     "other groups": (
         lambda: {"optimizer": torch.optim.AdamW([{"params": [one]} for one in Net().parameters()])},
         "the optimizer has 4 groups of 1, 1, 1, 1 parameters, the one that was saved had 1 group of 4 parameters.",
     ),
     "another order": (
         lambda: {"optimizer": torch.optim.AdamW(list(Net().parameters())[::-1])},
-        "the optimizer's exp_avg of parameter 0 is (4, 4), the parameter is (4,). "
-        "Give the optimizer its parameters in the same order.",
+        "the optimizer's exp_avg of parameter 0 is (4, 4), the parameter is (4,). Give the optimizer its parameters in the",
     ),
-    "another scheduler": (lambda: {"scheduler": cosine(sgd(Net()))}, "holds the state of ExponentialLR, the scheduler is CosineAnnealingLR now."),
+    "another scheduler": (
+        lambda: {"scheduler": cosine(sgd(Net()))},
+        "holds the state of ExponentialLR, the scheduler is CosineAnnealingLR now.",
+    ),
     "a scaler": (
         lambda: {"scaler": torch.amp.GradScaler("cpu")},
         "holds no state of the scaler. To go on with a new one, resume without it.",
@@ -188,7 +193,7 @@ REFUSED = {
     ),
     "other batches": (
         lambda: {"extra": {"batches": Batches(11, 3)}},
-        "extra 'batches' does not take the state that was saved of it: KeysDoNotMatch: The batches were saved with other settings",
+        "extra 'batches' does not take the state that was saved of it: KeysDoNotMatch: The batches were saved with other",
     ),
 }
 
@@ -246,11 +251,7 @@ def test_a_damaged_file_is_found_before_anything_is_changed(kept, tmp_path, dama
 def test_a_file_that_no_keeper_wrote_is_refused(kept, tmp_path):
     """Though its sha256 is the sidecar's."""
     store, sidecar, _ = kept
-    torch.save({"a": 1}, tmp_path / sidecar.state)
-    raw = (tmp_path / sidecar.state).read_bytes()
-    digest = __import__("hashlib").sha256(raw).hexdigest()
-    entry = dataclasses.replace(sidecar.files[sidecar.state], size=len(raw), sha256=digest)
-    forged = dataclasses.replace(sidecar, files={**sidecar.files, sidecar.state: entry})
+    forged = _forged(tmp_path, sidecar, {"a": 1})
     with pytest.raises(UnreadableCheckpoint, match="was not written by a Keeper: it has no entry stateserve_checkpoint"):
         restore(store, forged, Net())
 
@@ -261,13 +262,17 @@ def test_tied_weights_that_were_not_tied_must_be_equal(tmp_path):
     apart.last.weight = nn.Parameter(apart.first.weight.detach() + 1)
     with Keeper(tmp_path) as keeper:
         keeper.save(1, apart)
-        with pytest.raises(KeysDoNotMatch, match=r"first\.weight and last\.weight are one tensor in the model, and differ in the file"):
+        with pytest.raises(
+            KeysDoNotMatch, match=r"first\.weight and last\.weight are one tensor in the model, and differ in the file"
+        ):
             keeper.resume(Net())
         keeper.save(2, Net())
         resumed = keeper.resume(apart)
-    assert resumed.notes == (
+    assert resumed is not None
+    (note,) = resumed.notes
+    assert note == (
         "step-00000002.safetensors: first.weight and last.weight were one tensor when they were saved, and are two in the model: "
-        "they will differ from now on.",
+        "they will differ from now on."
     )
 
 
@@ -284,6 +289,104 @@ def test_a_scaler_goes_on(tmp_path):
         keeper.resume(net, optimizer, scaler=other)
     assert other.state_dict() == scaler.state_dict()
     assert other.get_scale() == 4.0
+
+
+def test_a_scaler_that_was_off_begins_anew(tmp_path):
+    """As where a training goes on with a device that needs one; the other way round nothing is needed."""
+    off, on = torch.amp.GradScaler("cpu", enabled=False), torch.amp.GradScaler("cpu", init_scale=4.0)
+    net = nn.Linear(1, 1)
+    with Keeper(tmp_path) as keeper:
+        keeper.save(1, net, scaler=off)
+        resumed = keeper.resume(net, scaler=on)
+        assert resumed is not None
+        assert resumed.notes == (
+            "step-00000001.safetensors: the scaler was off when it was saved, and is on now: its scale begins anew.",
+        )
+        keeper.save(2, net, scaler=on)
+        resumed = keeper.resume(net, scaler=off)
+    assert resumed is not None
+    assert resumed.notes == ()
+    assert on.get_scale() == 4.0
+
+
+def test_how_an_optimizer_computes_stays_as_it_is(tmp_path):
+    """fused and capturable go with the device; what it computes (its lr) is restored."""
+    model, optimizer, _ = trained(fused=True)
+    optimizer.param_groups[0]["lr"] = 0.5
+    other, plain, _ = trained(steps=1, seed=4, fused=False)
+    with Keeper(tmp_path) as keeper:
+        keeper.save(1, model, optimizer)
+        resumed = keeper.resume(other, plain)
+    assert resumed is not None
+    assert (
+        "step-00000001.safetensors: the optimizer's fused was True when it was saved, and stays False as it is now."
+        in resumed.notes
+    )
+    assert (plain.param_groups[0]["fused"], plain.param_groups[0]["lr"]) == (False, 0.5)
+    other(torch.randn(8, 4)).sum().backward()
+    plain.step()
+
+
+def test_another_librarys_optimizer_may_keep_other_shapes(tmp_path):
+    """An average of a projected gradient has not its parameter's shape: only torch's own optimizers are judged by it."""
+
+    class Projected(torch.optim.Optimizer):
+        def __init__(self, parameters):
+            super().__init__(parameters, {"lr": 0.1})
+            for one in self.param_groups[0]["params"]:
+                self.state[one] = {"exp_avg": torch.zeros(1)}
+
+    model = nn.Linear(2, 2)
+    optimizer, other = Projected(model.parameters()), Projected(model.parameters())
+    optimizer.state[model.weight]["exp_avg"] += 1
+    with Keeper(tmp_path) as keeper:
+        keeper.save(1, model, optimizer)
+        keeper.resume(model, other)
+    assert other.state[model.weight]["exp_avg"].tolist() == [1]
+
+
+def test_a_lazy_model_needs_a_batch_first(tmp_path):
+    """It has no shapes to compare."""
+    with Keeper(tmp_path) as keeper:
+        keeper.save(1, nn.Linear(2, 3))
+        with pytest.raises(KeysDoNotMatch, match=r"weight of the model has no shape yet\. Run one batch through it first\."):
+            keeper.resume(nn.LazyLinear(3))
+
+
+HOSTILE = {
+    "groups": {"optimizer_state_dict": {"param_groups": [{"params": 3}], "state": {}}},
+    "optimizer": {"optimizer_state_dict": [1]},
+    "classes": {"classes": None},
+    "counters": {"model_averaged": [1]},
+    "versions": {"model_versions": {"": "1"}},
+    "versions by number": {"model_versions": {1: 1}},
+    "random numbers": {"rng_state": {"torch": 1, "python": 2}},
+    "no random numbers": {"rng_state": None},
+    "extra": {"extra": 5},
+    "objects": {"extra_state_dicts": 5},
+    "mark": {"stateserve_checkpoint": True},
+    "later": {"stateserve_checkpoint": 2},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_forged_state_is_refused_and_nothing_is_changed(kept, tmp_path, case):
+    """Files that are safe to read and hold something else than a Keeper writes, with a sidecar that was made to fit."""
+    store, sidecar, _ = kept
+    held = torch.load(tmp_path / sidecar.state, weights_only=True)
+    forged = _forged(tmp_path, sidecar, {**held, **HOSTILE[case]})
+    objects = trained(steps=1, seed=9)
+    before = states(*objects)
+    with pytest.raises(UnreadableCheckpoint):
+        restore(store, forged, *objects)
+    assert same(states(*objects), before)
+
+
+def _forged(folder, sidecar, held):
+    torch.save(held, folder / sidecar.state)
+    raw = (folder / sidecar.state).read_bytes()
+    entry = dataclasses.replace(sidecar.files[sidecar.state], size=len(raw), sha256=hashlib.sha256(raw).hexdigest())
+    return dataclasses.replace(sidecar, files={**sidecar.files, sidecar.state: entry})
 
 
 def test_an_optimizer_in_another_librarys_object_is_known_by_its_own_class(tmp_path):
@@ -309,7 +412,7 @@ def test_an_object_that_fails_says_that_others_may_be_changed(tmp_path):
         def state_dict(self):
             return {}
 
-        def load_state_dict(self, state):
+        def load_state_dict(self, _):
             raise RuntimeError("no")
 
     with Keeper(tmp_path) as keeper:

@@ -29,6 +29,12 @@ class Net(nn.Module):
         return self.module(self.encoder(x))
 
 
+def resumed_notes(keeper, model):
+    resumed = keeper.resume(model)
+    assert resumed is not None
+    return resumed.notes
+
+
 @pytest.fixture
 def one_process(tmp_path):
     """A process group of one, as DistributedDataParallel needs it."""
@@ -92,17 +98,18 @@ def test_an_average_goes_on_with_its_count(tmp_path):
     with Keeper(tmp_path) as keeper:
         keeper.save(1, average)
         again = AveragedModel(Net())
-        assert keeper.resume(again).notes == ()
+        assert resumed_notes(keeper, again) == ()
         assert again.n_averaged == 3
-        (note,) = keeper.resume(Net()).notes
+        (note,) = resumed_notes(keeper, Net())
         assert note == (
             "step-00000001.safetensors: the model was averaged (n_averaged) when it was saved, and is not now: "
             "how often is left out."
         )
         keeper.save(2, model)
-        (note,) = keeper.resume(AveragedModel(Net())).notes
+        (note,) = resumed_notes(keeper, AveragedModel(Net()))
         assert note == (
-            "step-00000002.safetensors: the model is averaged (n_averaged), and was not when it was saved: its average begins anew."
+            "step-00000002.safetensors: the model is averaged (n_averaged), and was not when it was saved: "
+            "its average begins anew."
         )
 
 
@@ -116,6 +123,12 @@ def test_two_tensors_of_one_name_are_refused():
 
     with pytest.raises(KeeperError, match="two tensors are called weight once the wrappers are left out"):
         Snapshotter().take(Twice(nn.Linear(2, 2)))
+
+
+def test_an_average_of_an_average_is_refused():
+    """Their counters would be one."""
+    with pytest.raises(KeeperError, match="two tensors are called n_averaged once the wrappers are left out"):
+        Snapshotter().take(AveragedModel(AveragedModel(Net())))
 
 
 def test_a_module_in_two_places_is_found_in_both():
