@@ -52,7 +52,7 @@ def with_sidecar(parts: Parts, sidecar: Sidecar) -> Parts:
     The weights are called as in the one file of the format "pth", so that one config selects them in both.
     """
     config = sidecar.config if sidecar.config is not None else parts.config
-    sets = {WEIGHTS: replace(one, name=WEIGHTS) for one in parts.weight_sets.values()}
+    sets = {name or WEIGHTS: replace(weights, name=name or WEIGHTS) for name, weights in parts.weight_sets.items()}
     return replace(parts, layout=LAYOUT, weight_sets=sets, provenance={**parts.provenance, **_facts(sidecar)}, config=config)
 
 

@@ -130,7 +130,7 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def _operators_once():
     """Half of a small export's time goes into the table of ONNX's operators, which torch compiles anew for each: here once.
 
