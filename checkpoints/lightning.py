@@ -92,12 +92,12 @@ class KeeperCallback(Checkpoint):
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Offer a save after every so many optimizer steps; an epoch's last one waits for its end."""
+        """Offer a save after every so many optimizer steps, or where a signal asks for the end; an epoch's last one waits."""
         del outputs, batch, batch_idx
         step = trainer.global_step
-        if self._every_steps is None or step == self._offered_step or step % self._every_steps or trainer.is_last_batch:
-            return
-        self._offer(trainer, pl_module)
+        due = self.keeper.ending or (self._every_steps is not None and step % self._every_steps == 0)
+        if due and step != self._offered_step and not trainer.is_last_batch:
+            self._offer(trainer, pl_module)
 
     def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Offer a save with the new metrics, in the middle of an epoch; at its end they wait for it."""

@@ -111,9 +111,9 @@ class KeeperCallback(TrainerCallback):
         self._restore(kwargs)
 
     def on_step_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any) -> None:
-        """Offer a save after every so many steps; where an evaluation or an epoch's end follows, that one offers it."""
+        """Offer a save after every so many steps, or where a signal asks for the end; an evaluation that follows offers it."""
         del args
-        due = self._every_steps is not None and state.global_step % self._every_steps == 0
+        due = self.keeper.ending or (self._every_steps is not None and state.global_step % self._every_steps == 0)
         if due and not control.should_evaluate and not _at_epoch_end(state):
             self._offer(state, kwargs)
 

@@ -124,7 +124,7 @@ class Keeper:
         """
         self._check_open()
         moment = self._moment(whole_number("step", step), None if epoch is None else whole_number("epoch", epoch), metrics)
-        ending = self._watch is not None and self._watch.received is not None
+        ending = self.ending
         saved = False
         if self._place is not None:
             if not self._background.busy:
@@ -169,10 +169,19 @@ class Keeper:
                 if self._place is not None:
                     self._place.pass_over(sidecar)
                 continue
+            self._before = _before(self._before, sidecar, found.complete)
             return self._resumed(sidecar, restored, skipped)
         if skipped:
             raise NothingToResume(_nothing(self._store.where, skipped))
         return None
+
+    @property
+    def ending(self) -> bool:
+        """Whether a signal asked for the end: the next save is written whatever the policies say, and ends the training.
+
+        For a loop that offers saves rarely, and may offer one now.
+        """
+        return self._watch is not None and self._watch.received is not None
 
     @property
     def would_remove(self) -> tuple[str, ...]:
@@ -288,8 +297,6 @@ class Keeper:
         for passed in skipped:
             _LOG.warning("%s was passed over: %s", passed.name, passed.reason)
         _LOG.info("Resumed from %s in %s: step %d.", sidecar.weights, self._store.where, sidecar.step)
-        epoch_before = self._before.epoch_before if sidecar.epoch is None else sidecar.epoch
-        self._before = replace(self._before, step_before=sidecar.step, epoch_before=epoch_before)
         self._reports = (*sidecar.warm_start, *(report for report in self._reports if report not in sidecar.warm_start))
         return Resumed(
             step=sidecar.step,
@@ -319,6 +326,13 @@ def _after(moment: Moment, labels: Sequence[str]) -> Moment:
     epoch_before = moment.epoch_before if moment.epoch is None else moment.epoch
     seconds_before = {**moment.seconds_before, **dict.fromkeys(labels, moment.seconds)}
     return replace(moment, step_before=moment.step, epoch_before=epoch_before, seconds_before=seconds_before)
+
+
+def _before(moment: Moment, resumed: Sidecar, complete: Sequence[Sidecar]) -> Moment:
+    """What the first save after a resume sees as the one before; in the middle of an epoch, the last epoch that was saved."""
+    epochs = [sidecar.epoch for sidecar in complete if sidecar.epoch is not None and sidecar.sequence <= resumed.sequence]
+    epoch = resumed.epoch if resumed.epoch is not None else max(epochs, default=-1)
+    return replace(moment, step_before=resumed.step, epoch_before=epoch)
 
 
 def _rank() -> int:

@@ -593,3 +593,19 @@ def test_a_file_in_the_way_is_said(tmp_path):
     (tmp_path / "run").write_bytes(b"")
     with pytest.raises(KeeperError, match="is not a directory"):
         Keeper(tmp_path / "run")
+
+
+def test_a_resume_within_an_epoch_knows_the_epochs_that_were_kept(tmp_path):
+    """A training that is killed often keeps no more epochs for good than one that is not."""
+    model = torch.nn.Linear(2, 2)
+    with Keeper(tmp_path, EveryEpochs(5), Last(1)) as keeper:
+        for epoch in range(6):
+            keeper.save(epoch, model, epoch=epoch)
+        keeper.save(100, model)
+
+    with Keeper(tmp_path, EveryEpochs(5), Last(1)) as keeper:
+        assert keeper.resume(model).step == 100
+        for epoch in range(6, 8):
+            keeper.save(100 + epoch, model, epoch=epoch)
+
+    assert [sidecar.epoch for sidecar in scan(LocalStore(tmp_path)).complete] == [4, 7]

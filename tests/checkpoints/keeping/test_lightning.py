@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -218,6 +219,30 @@ def test_resumed_at_a_validation_within_an_epoch_is_bit_equal(tmp_path):
 
     assert (resumed.step, resumed.epoch) == (2 * STEPS_PER_EPOCH + 3, None)
     assert "val_loss" in resumed.metrics
+    assert_same_weights(task, straight)
+
+
+@pytest.mark.durability
+def test_a_signal_is_answered_at_the_next_step(tmp_path):
+    """With `save_on_signals` SIGTERM ends the training within an epoch, after a save; it goes on from there, bit-equal."""
+
+    class Terminate(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            del pl_module, batch, batch_idx
+            if trainer.fit_loop.total_batch_idx == STEPS_PER_EPOCH + 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    _, straight = fit(tmp_path, train=lambda: Rows(data()), enable_checkpointing=False)
+    kept = tmp_path / "kept"
+    with pytest.raises(SystemExit) as ended, Keeper(kept, Last(2), save_on_signals=True) as keeper:
+        fit(tmp_path, KeeperCallback(keeper), Terminate(), train=lambda: Rows(data()))
+    with Keeper(kept, Last(2)) as keeper:
+        callback = KeeperCallback(keeper)
+        _, task = fit(tmp_path, callback, seed=999, train=lambda: Rows(data()))
+
+    assert ended.value.code == 128 + signal.SIGTERM
+    resumed: Any = callback.resumed
+    assert (resumed.step, resumed.epoch) == (STEPS_PER_EPOCH + 3, None)
     assert_same_weights(task, straight)
 
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -132,3 +133,33 @@ def test_signals_need_the_main_thread_and_the_place_is_let_go(tmp_path):
     thread.join()
     assert errors == ["save_on_signals=True needs the main thread: only there can Python notice signals. Make the Keeper in it."]
     Keeper(tmp_path).close()
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_handler_that_is_put_back_after_the_end_hands_signals_on(chained):
+    """A trainer that had set its own handler puts ours back, or calls it: the signal goes to whoever had it before us."""
+    seen = []
+    outer = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    watch = SignalWatch()
+    ours: Any = signal.getsignal(signal.SIGTERM)
+    theirs = ours if not chained else lambda number, frame: ours(number, frame)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    watch.restore()
+    signal.signal(signal.SIGTERM, theirs)
+
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, outer)
+    assert seen == [signal.SIGTERM, signal.SIGTERM]
+    assert watch.received is None
+
+
+def test_a_keeper_says_that_it_is_ending(tmp_path, model):
+    """A loop that offers saves rarely can offer one at once."""
+    with Keeper(tmp_path, EverySteps(1000), save_on_signals=True) as keeper:
+        assert not keeper.ending
+        signal.raise_signal(signal.SIGTERM)
+        assert keeper.ending
+        with pytest.raises(SystemExit):
+            keeper.save(1, model)

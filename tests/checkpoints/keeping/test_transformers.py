@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import warnings
 from typing import Any
 
@@ -167,6 +168,28 @@ def test_the_best_is_kept_and_read(tmp_path):
     assert names <= model.state_dict().keys()
     assert len(names) >= len(model.state_dict()) - 1  # the tied one may be there once
     assert not list((tmp_path / "trainer").glob("checkpoint-*"))
+
+
+@pytest.mark.durability
+def test_a_signal_is_answered_at_the_next_step(tmp_path):
+    """With `save_on_signals` SIGTERM ends the training within an epoch, after a save; it goes on from there, bit-equal."""
+
+    class Terminate(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            del args, control, kwargs
+            if state.global_step == STEPS_PER_EPOCH + 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    straight, _ = train(tmp_path)
+    kept = tmp_path / "kept"
+    with pytest.raises(SystemExit) as ended, Keeper(kept, Last(2), save_on_signals=True) as keeper:
+        train(tmp_path, keeper, others=[Terminate()])
+    with Keeper(kept, Last(2)) as keeper:
+        model, callback = train(tmp_path, keeper, seed=999)
+
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert (callback.resumed.step, callback.resumed.epoch) == (STEPS_PER_EPOCH + 3, None)
+    assert_same_weights(model, straight)
 
 
 @pytest.mark.durability
