@@ -53,11 +53,11 @@ def prepare(options: Options, shown: Steps, stack: ExitStack) -> Prepared:
     Raises:
         NotAsked, PeerMissing, WrongAnswer, ProcessFailed: nothing can be measured.
     """
-    busy = machine.load_before()
     _require_possible(options)
     others = peers.chosen(options.against)
     for one in others:
         one.require_installed()
+    busy = machine.load_before()
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stateserve-bench-")))
     found = _looked_at(options, shown, folder, stack)
     loaded = None if options.bound is None else artifact_of(options.bound, found)

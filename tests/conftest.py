@@ -1,6 +1,7 @@
 """What the tests of several rooms share: real artifacts, made once, and made by hand."""
 
 import dataclasses
+import functools
 import json
 import secrets
 
@@ -85,10 +86,16 @@ def rewrite_manifest():
 
 @pytest.fixture(scope="session")
 def s3():
-    """A real S3 server in a process of its own."""
+    """A real S3 server in a process of its own.
+
+    Every client of it is a new one, but botocore reads its description of S3 (1 MB of JSON, half of a client's time) only once.
+    """
+    import botocore.loaders
+    import botocore.session
     from s3_server import s3_server
 
-    with s3_server() as server:
+    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
         yield server
 
 

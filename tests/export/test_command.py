@@ -164,21 +164,21 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_file_that_is_no_checkpoint(work, kind):
+def test_a_file_that_is_no_checkpoint(run, work, kind):
     """It is recognised by its bytes, and said what it is; with --json in one object."""
     make, code, word = FILES[kind]
     work.checkpoint.write_bytes(make())
     work.write(work.data("mlp"))
     before = work.files()
 
-    finished = work.command("--ckpt", "best.pth", "--json")
+    result = run("--ckpt", "best.pth", "--json")
 
-    assert finished.returncode == code, finished.stderr
-    error = json.loads(finished.stdout)["error"]
+    assert result.exit_code == code, result.output
+    error = json.loads(result.stdout)["error"]
     assert error["exit_code"] == code
     assert error["message"].startswith("best.pth ")
     assert word in error["message"], error["message"]
-    assert finished.stderr == ""
+    assert result.stderr == ""
     assert work.files() == before
 
 

@@ -272,14 +272,16 @@ def test_a_dimension_of_a_thousand_million(multiple):
     assert sample["x"].shape == (2, 16 if multiple == 8 else 3)
 
 
-def test_a_huge_batch_exports(work):
-    """Cases that no memory holds are left out, and the rest proves the model; its replay is tiled no further than 256 MB."""
+def test_a_huge_batch_exports(work, monkeypatch):
+    """Cases that no memory holds are left out, and the rest proves the model; its replay is tiled no further than is allowed."""
     work.net("edges", "rows", dims={"batch": {"min": 1, "max": HUGE}})
+    monkeypatch.setattr(golden, "MAX_TILED_BYTES", 1 << 20)  # its 256 MB would take seconds
 
     exported = work.export(limits=export.run.ParityLimits(memory_bytes=1_000_000))
 
     left_out = {entry["case"] for entry in report_of(exported)["left_out"]}
     assert f"batch={HUGE}, uniform" in left_out
+    assert replay_of(exported).keys() == {(False, 1), (True, (1 << 20) // (4 * 4))}
 
 
 def test_activations_count_inputs_and_outputs(work):

@@ -159,6 +159,7 @@ def test_a_folder_is_no_file(put, s3_bucket, tmp_path):
 
 def test_unreachable(s3_bucket, monkeypatch):
     """Where nobody listens, the error names the endpoint and the settings."""
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
         StorageError, match=r"cannot be reached: .*http://127\.0\.0\.1:9/.* Check the network and the endpoint \(AWS_"

@@ -142,10 +142,13 @@ def test_a_handler_that_is_put_back_after_the_end_hands_signals_on(chained):
     outer = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     watch = SignalWatch()
     ours: Any = signal.getsignal(signal.SIGTERM)
-    theirs = ours if not chained else lambda number, frame: ours(number, frame)
+
+    def theirs(number, frame):
+        ours(number, frame)
+
     signal.signal(signal.SIGTERM, lambda *_: None)
     watch.restore()
-    signal.signal(signal.SIGTERM, theirs)
+    signal.signal(signal.SIGTERM, theirs if chained else ours)
 
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
