@@ -172,7 +172,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go and why the rest stays; remove nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove the checkpoints of a folder that nothing keeps; best, last, latest and final ones, links' targets and the newest stay."""
+    """Remove the checkpoints that nothing keeps; best, last, latest and final ones, links' targets and the newest stay."""
     with exit_codes(as_json=as_json):
         from checkpoints.listing.command import prune_command
         from checkpoints.listing.keep import parse_keep

@@ -31,6 +31,7 @@ from serving.plan import Plan
 from serving.protocols import management, metadata
 from serving.protocols.asked import Limits
 from serving.protocols.statistics import statistics
+from serving.remote_repository import Mirror
 from serving.repository import WHOLE, Event, Readiness, Repository, Routing
 from serving.served import ServedVersion
 from serving.settings import ModelSettings, Settings
@@ -230,13 +231,18 @@ def _running(settings: Settings, others: OtherProcesses | None) -> Running:
             _log_how(name, version, served.runs, served.execution.plan)
             return served
 
-        repository = Repository(settings, load_there, told, others)
+        repository = Repository(settings, load_there, told, others, source=_source(settings))
         metrics = Metrics(repository.served, repository.states, others.failed)
         inference = Inference(_ServedElsewhere(repository, others), metrics, arrivals, settings)
         return Running(settings, repository, metrics, inference, new_id, others=others)
-    repository = Repository(settings, load, told)
+    repository = Repository(settings, load, told, source=_source(settings))
     metrics = Metrics(repository.served, repository.states)
     return Running(settings, repository, metrics, Inference(repository, metrics, arrivals, settings), new_id)
+
+
+def _source(settings: Settings) -> Mirror | None:
+    """The storage that the repository is a copy of, where it is at a URL."""
+    return Mirror(settings.repository, settings.repository_root) if isinstance(settings.repository, str) else None
 
 
 class _ServedElsewhere:

@@ -2,9 +2,12 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+
+from foundation.remote import collapsed_url, is_url
 
 NONE = "none"
 """How a file, a variable or a flag says that there is no value."""
@@ -31,6 +34,13 @@ def _list(value: Any) -> Any:
     if isinstance(value, str):
         return [entry.strip() for entry in value.split(",")] if value not in {"", NONE} else []
     return value
+
+
+def _place(value: Any) -> Any:
+    """A URL stays text: a path would take one of its slashes away."""
+    if isinstance(value, Path) and (url := collapsed_url(value)) is not None:
+        raise ValueError(f"it was a URL before it became a path: give {url!r} as text")
+    return Path(value) if isinstance(value, str) and not is_url(value) else value
 
 
 def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,6 +87,9 @@ Natural = Annotated[int, Field(ge=0)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Place = Annotated[Path | str, BeforeValidator(_place)]
+"""A folder, or the URL of one on another storage (s3://…, gs://…)."""
+
 Sizes = Annotated[tuple[Count, ...], BeforeValidator(_list), AfterValidator(_ascending)]
 Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3}(,cuda:[0-9]{1,3})*)$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]

@@ -9,14 +9,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, Self
 
 from foundation.errors import StateserveError
+from serving.daemon import in_thread_of_its_own
 from serving.errors import LoadFailed, ModelNotFound, ModelNotReady, NoRepository
 from serving.folders import VersionFolder, is_whole, model_names, plan_now, version_folders
 from serving.model_versions import ModelVersions, Version
 from serving.settings import ModelSettings, Settings
+
+ASK_AGAIN_S = 5.0
+"""How often a storage is asked that could not be asked at the start."""
 
 WHOLE = "*"
 """The key under which readiness tells of the repository as a whole."""
@@ -47,6 +52,19 @@ class _NobodyElse:
 
     async def settled(self) -> None:
         """It always is."""
+
+
+class Source(Protocol):
+    """Another storage, of which the root is a copy."""
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Why versions of a model are not in the root, by the model's name."""
+        ...
+
+    def update(self, name: str | None = None, /) -> None:
+        """Makes the root agree with it, for one model or all. Blocks; raises StateserveError or OSError where that fails."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +103,11 @@ class Repository(Generic[Version]):
         load: Load[Version],
         on_event: Callable[[Event], None] = lambda _: None,
         routing: Routing | None = None,
+        source: Source | None = None,
     ) -> None:
-        self.root = settings.repository
+        self.root = settings.repository_root
+        self._source = source
+        self._not_updated: str | None = None
         self._settings = settings
         self._load_version = load
         self._tell = on_event
@@ -119,6 +140,7 @@ class Repository(Generic[Version]):
         Raises:
             NoRepository: the root cannot be read.
         """
+        await self._update_root()
         names = await self._names()
         for name in names:
             model = self._model(name)
@@ -129,8 +151,8 @@ class Repository(Generic[Version]):
         for name in names:
             await self._shielded(self._refresh(self._models[name]))
         self._started = True
-        if self._settings.poll_interval_s > 0 and not self._closing:
-            self._poller = asyncio.create_task(self._poll_for_ever(self._settings.poll_interval_s))
+        if not self._closing and (self._settings.poll_interval_s > 0 or self._not_updated is not None):
+            self._poller = asyncio.create_task(self._poll_on())
 
     async def close(self) -> None:
         """Ends polling, waits for what is being loaded, and retires every version; returns when each answered what it began."""
@@ -200,6 +222,8 @@ class Repository(Generic[Version]):
         reasons = {model.name: str(model.why_not(None)) for model in models if model.counts and model.default() is None}
         if not self._started:
             reasons[WHOLE] = "the models are being loaded"
+        elif not self._routes and self._not_updated is not None:
+            reasons[WHOLE] = self._not_updated
         elif not self._routes and not reasons:
             there = any(model.there for model in self._models.values())
             reasons[WHOLE] = (
@@ -207,9 +231,12 @@ class Repository(Generic[Version]):
             )
         warnings = {model.name: "; ".join(model.warnings()) for model in self._models.values()}
         warnings = {name: text for name, text in warnings.items() if text and name not in reasons}
+        for name, text in (self._source.failures if self._source is not None else {}).items():
+            warnings[name] = "; ".join(filter(None, (warnings.get(name), text)))
         warnings |= dict.fromkeys(self._only_in_settings(), "model_settings names it, but the repository does not hold it")
-        if self._trouble is not None:
-            warnings[WHOLE] = self._trouble
+        trouble = self._trouble or (self._not_updated if WHOLE not in reasons else None)
+        if trouble is not None:
+            warnings[WHOLE] = trouble
         return Readiness(not reasons, reasons, warnings)
 
     async def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
@@ -237,11 +264,20 @@ class Repository(Generic[Version]):
             LoadFailed: a version failed its checks; what was served in its place is served on.
             ModelNotReady: the server is shutting down.
         """
+        await self._update_root(name)
+        if self._not_updated is not None:
+            raise LoadFailed(f"{name}: {self._not_updated}")
         names = await self._names()
+        failure = self._source.failures.get(name) if self._source is not None else None
         if name not in names:
+            if failure is not None:
+                raise LoadFailed(f"{name}: {failure}")
             raise ModelNotFound(f"no model is called {name!r}; on disk: {', '.join(names) or 'none'}")
         await self._shielded(self._load(self._model(name), version, settings or self._settings.model(name)))
         await self.settled()
+        if failure is not None:
+            served = ", ".join(str(one.version) for one in self.served(name)) or "none"
+            raise LoadFailed(f"{name}: {failure}; versions served: {served}")
 
     async def unload(self, name: str) -> None:
         """Retires every version of a model, in the background; polling does not bring it back, `load` does.
@@ -291,6 +327,9 @@ class Repository(Generic[Version]):
         in a row; but if no folder is left at all (so looks a volume that is not mounted), everything stays.
         """
         async with self._poll_lock:
+            await self._update_root()
+            if self._not_updated is not None:
+                return
             try:
                 names = frozenset(await self._names())
             except NoRepository as error:
@@ -309,9 +348,24 @@ class Repository(Generic[Version]):
                 self._trouble = "the repository holds no model any more; what is served stays"
             self._missing = frozenset(missing)
 
-    async def _poll_for_ever(self, interval_s: float) -> None:
-        while True:
-            await asyncio.sleep(interval_s)
+    async def _update_root(self, name: str | None = None) -> None:
+        """Has the root brought up to date where it is a copy; if that fails, what is there is served, and it is told."""
+        if self._source is None:
+            return
+        try:
+            await in_thread_of_its_own(partial(self._source.update, name))
+        except (StateserveError, OSError) as error:
+            if self._not_updated is None:
+                self._tell(Event("unreadable", WHOLE, error=error))
+            self._not_updated = str(error)
+        else:
+            self._not_updated = None
+
+    async def _poll_on(self) -> None:
+        """Polls at the interval that is set; without one, until the other storage was asked once."""
+        interval_s = self._settings.poll_interval_s
+        while interval_s > 0 or self._not_updated is not None:
+            await asyncio.sleep(interval_s or ASK_AGAIN_S)
             try:
                 await self.poll()
             except Exception as error:  # noqa: BLE001 - whatever one pass meets, the next one is due

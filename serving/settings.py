@@ -14,7 +14,23 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
 
-from serving.fields import NONE, UNITS, Bytes, Count, Device, Label, NonNegative, OrNone, Positive, Sizes, from_json, setting
+from foundation.remote import default_cache
+from foundation.storage import sha256_bytes
+from serving.fields import (
+    NONE,
+    UNITS,
+    Bytes,
+    Count,
+    Device,
+    Label,
+    NonNegative,
+    OrNone,
+    Place,
+    Positive,
+    Sizes,
+    from_json,
+    setting,
+)
 from serving.torchserve.keys import TorchServeKeys
 
 GROUPS = ("Server", "Models", "Batching", "Limits", "Log", "TorchServe")
@@ -168,7 +184,12 @@ class ModelSettings(ModelDefaults, frozen=True):
 class Settings(TorchServeKeys, ModelDefaults, frozen=True):
     """Every field is a flag, a key of config.properties, and a variable `STATESERVE_<FIELD>`."""
 
-    repository: Path = setting("Server", Path("model_repository"), "The model repository: the folder of NAME/VERSION/.")
+    repository: Place = setting(
+        "Server", Path("model_repository"), "The model repository: the folder of NAME/VERSION/, or a URL: s3://BUCKET/FOLDER."
+    )
+    repository_cache: OrNone[Path] = setting(
+        "Server", None, "Where what is fetched of a repository at a URL is kept; none: in the user's cache."
+    )
     host: str = setting(
         "Server", "127.0.0.1", "The address to listen on; management listens on it where it is a loopback address.", min_length=1
     )
@@ -221,6 +242,17 @@ class Settings(TorchServeKeys, ModelDefaults, frozen=True):
         if not isinstance(given, Mapping):
             return given
         return {model: {**shared, **own} if isinstance(own, Mapping) else own for model, own in given.items()}
+
+    @property
+    def repository_root(self) -> Path:
+        """The folder that is served: the repository, or where what is at its URL is kept.
+
+        Raises StorageError where there is no place for a cache.
+        """
+        if isinstance(self.repository, Path):
+            return self.repository
+        cache = default_cache() if self.repository_cache is None else self.repository_cache
+        return cache / "repositories" / sha256_bytes(self.repository.rstrip("/").encode())[:32]
 
     @property
     def needs_repository(self) -> bool:

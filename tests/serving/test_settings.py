@@ -79,6 +79,7 @@ def test_defaults():
         "execution": "auto",
         "required": True,
         "repository": Path("model_repository"),
+        "repository_cache": None,
         "host": "127.0.0.1",
         "port": 8080,
         "poll_interval_s": 0.0,

@@ -67,7 +67,7 @@ def prepare(  # noqa: PLR0913, PLR0917 - an archive, all that says how it is run
         shutil.rmtree(mar.directory, ignore_errors=True)
         archive.discard()
         raise
-    return Prepared(wanted, archive, mar, held, mar.name in _artifacts(settings.repository))
+    return Prepared(wanted, archive, mar, held, mar.name in _artifacts(settings.repository_root))
 
 
 def _asked(wanted: Registration, archive: Archive, settings: "Settings") -> Overrides:

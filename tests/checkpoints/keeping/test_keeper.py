@@ -604,7 +604,9 @@ def test_a_resume_within_an_epoch_knows_the_epochs_that_were_kept(tmp_path):
         keeper.save(100, model)
 
     with Keeper(tmp_path, EveryEpochs(5), Last(1)) as keeper:
-        assert keeper.resume(model).step == 100
+        resumed = keeper.resume(model)
+        assert resumed is not None
+        assert resumed.step == 100
         for epoch in range(6, 8):
             keeper.save(100 + epoch, model, epoch=epoch)
 
