@@ -8,7 +8,7 @@
   - KeeperError             a checkpoint cannot be kept, or a Keeper was told what it cannot do
     - DirectoryTaken        another trainer keeps its checkpoints in this place
     - NotEnoughSpace        what is about to be written does not fit
-    - SaveFailed            a checkpoint was not written; those before it are as they were
+    - SaveFailed            a checkpoint was not written, or its links were not; those before it are whole
     - NothingToResume       there are checkpoints, but none of them can be resumed from
 """
 
@@ -90,7 +90,7 @@ class NotEnoughSpace(KeeperError):
 
 
 class SaveFailed(KeeperError):
-    """A checkpoint was not written; those before it are as they were, and so are `best` and `latest`."""
+    """A checkpoint was not written, or, if the message says so, its links were not; those before it are whole."""
 
 
 class NothingToResume(KeeperError):

@@ -12,6 +12,8 @@ LONGEST_S = 10.0
 def git_state(directory: Path | None = None) -> dict[str, Any] | None:
     """`{"commit": 40 hex digits, "dirty": bool}` of a directory's repository; None where there is none, no git, or no commit.
 
+    `dirty` is None where git did not say in time.
+
     Without a directory, that of the program's own file is asked, or where there is none (a notebook) the working directory.
     Files that git does not know count as dirty: the program may have used them.
     """

@@ -288,10 +288,14 @@ class Keeper:
         try:
             self._background.wait()
         except Exception:
-            if pending is not None:  # what was to be kept for good and was not written: the next save takes its place
+            if pending is not None and not self._is_complete(pending):  # kept for good is then the next save in its place
                 self._owed = frozenset(filter(is_milestone, pending.kept_by))
             raise
         self._pending = None
+
+    def _is_complete(self, draft: Draft) -> bool:
+        complete = self._place.complete if self._place is not None else ()
+        return any(sidecar.step == draft.step and sidecar.sequence >= draft.sequence for sidecar in complete)
 
     def _resumed(self, sidecar: Sidecar, restored: Restored, skipped: Sequence[Skipped]) -> Resumed:
         for passed in skipped:
@@ -344,7 +348,10 @@ def _rank() -> int:
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
     names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return max((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), default=0)
+    ranks = {name: int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()}
+    if [name for name, rank in ranks.items() if rank] == ["SLURM_PROCID"]:  # it may well be one of several trainings
+        _LOG.warning("SLURM_PROCID is %s: this process writes no checkpoints. RANK=0 says otherwise.", os.environ["SLURM_PROCID"])
+    return max(ranks.values(), default=0)
 
 
 def _check_space(where: str, needed_bytes: int, free_bytes: int | None) -> None:

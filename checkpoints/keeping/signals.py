@@ -1,9 +1,7 @@
 """SIGTERM and SIGINT as a request: the training goes on to its next step boundary, saves, and only then ends."""
 
-import contextlib
 import signal
 import threading
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -62,14 +60,3 @@ class SignalWatch:
         if signal.getsignal(number) == self._note:
             handler = self._before[number]
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-@contextlib.contextmanager
-def watched(*, wanted: bool) -> Iterator[SignalWatch | None]:
-    """A watch while the context lasts, or None where it is not wanted."""
-    watch = SignalWatch() if wanted else None
-    try:
-        yield watch
-    finally:
-        if watch is not None:
-            watch.restore()

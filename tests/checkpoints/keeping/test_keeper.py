@@ -314,6 +314,18 @@ def test_a_failed_write_is_told_at_the_next_call_and_made_up_for(tmp_path, model
     assert steps(tmp_path) == [11]
 
 
+def test_a_milestone_whose_links_failed_is_not_made_up_for(tmp_path, model, monkeypatch):
+    """It is complete: the next save need not take its place."""
+    monkeypatch.setattr(LocalStore, "point", lambda *_args: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    with Keeper(tmp_path, EverySteps(10)) as keeper:
+        keeper.save(10, model)
+        with pytest.raises(SaveFailed, match="is complete, but the links and the removal of older ones failed"):
+            keeper.flush()
+        monkeypatch.undo()
+        assert not keeper.save(11, model)
+    assert steps(tmp_path) == [10]
+
+
 def test_a_failed_write_is_told_at_the_end_at_the_latest(tmp_path, model, monkeypatch):
     """close raises it, and lets the place go."""
     monkeypatch.setattr(LocalStore, "point", lambda *_args: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
@@ -402,7 +414,7 @@ def test_a_trainer_whose_file_was_swept_under_its_hands_is_told_why(tmp_path, mo
 @pytest.mark.parametrize(
     "variables", [{"RANK": "1"}, {"LOCAL_RANK": "1"}, {"NODE_RANK": "1", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "3"}]
 )
-def test_other_ranks_write_nothing_and_resume(tmp_path, model, monkeypatch, variables):
+def test_other_ranks_write_nothing_and_resume(tmp_path, model, monkeypatch, caplog, variables):
     """Of several processes rank 0 writes, while all read."""
     with Keeper(tmp_path) as first:
         first.save(3, model)
@@ -415,6 +427,8 @@ def test_other_ranks_write_nothing_and_resume(tmp_path, model, monkeypatch, vari
             assert not keeper.save(4, model)
             assert keeper.would_remove == ()
         assert sorted(tmp_path.iterdir()) == before
+    told = "SLURM_PROCID is 3: this process writes no checkpoints. RANK=0 says otherwise."
+    assert (told in caplog.messages) == ("SLURM_PROCID" in variables)
 
 
 def test_the_rank_decides_where_there_is_one(tmp_path, model, monkeypatch):
