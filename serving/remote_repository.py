@@ -116,7 +116,11 @@ class Mirror:
                 )
         directory = self.root / name / str(version)
         _remove(directory)
-        write_directory(directory, files)
+        try:
+            write_directory(directory, files)
+        except FileExistsError:  # another server with this cache was faster
+            if not _is_as_stated(directory, data, manifest, listing):
+                raise
 
     def _read(self, name: str, version: int, file: str) -> bytes:
         storage, root = self._storage
