@@ -91,7 +91,7 @@ def _from(pin: Pin, origin: Mapping[str, Any]) -> Pin:
         why = f"installed from {vcs.get('vcs', 'a version control system')}, commit {vcs.get('commit_id', 'not known')}"
         return replace(pin, why=why, path_only=True)
     if "archive_info" in origin:
-        sha256 = origin["archive_info"].get("hashes", {}).get("sha256")
+        sha256 = _sha256(origin["archive_info"])
         return replace(pin, sha256=sha256, why=None if sha256 else "installed from a file whose hash pip did not record")
     return pin
 
@@ -144,13 +144,19 @@ def _with_hash(pin: Pin, report: list[Any]) -> Pin:
 
 
 def _checked(pin: Pin, download: Mapping[str, Any]) -> Pin:
-    sha256 = download.get("archive_info", {}).get("hashes", {}).get("sha256")
+    sha256 = _sha256(download.get("archive_info", {}))
     if sha256 is None:
         return replace(pin, why="the index does not tell its hash")
     offered = _tags(unquote(urlsplit(download["url"]).path.rsplit("/", 1)[-1]))
     if pin.tags and offered and not pin.tags & offered:
         return replace(pin, why=f"built here ({min(pin.tags)}): the index has {min(offered)}")
     return replace(pin, sha256=sha256)
+
+
+def _sha256(archive: Mapping[str, Any]) -> str | None:
+    """As PEP 610 has it: `hashes`, or, of pip before 23.1, `hash`."""
+    earlier = dict([str(archive.get("hash", "")).split("=", 1)]) if "=" in str(archive.get("hash", "")) else {}
+    return archive.get("hashes", earlier).get("sha256")
 
 
 def _tags(wheel: str) -> frozenset[str]:

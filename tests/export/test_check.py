@@ -1,5 +1,6 @@
 """`stateserve check`: hashes; with --replay the numbers here, with --rebuild where the artifact comes from."""
 
+import importlib.metadata
 import json
 import shutil
 
@@ -126,7 +127,7 @@ def test_what_differs_from_the_machine_of_the_export(check, copied):
     build = "the same version with other libraries, or from another compiler (torchscript, pt2)"
     assert lines == [
         "differs from the machine of the export, worst first:",
-        f"  1. torch: 2.10.0 there, {torch.__version__} here; {version}",
+        f"  1. torch: 2.10.0 there, {importlib.metadata.version('torch')} here; {version}",
         f"  2. torch.build.mkl: 2023.1 there, {mkl} here; {build}",
         f"  3. cores: 96 there, {cores} here; sums are cut into other pieces (onnx)",
     ]
@@ -145,7 +146,7 @@ def test_the_record_that_export_writes(small):
     assert record["torch"]["commit"] == torch.version.git_version
     assert record["onnxruntime"]["commit"]
     assert record["threads"]["torch.get_num_threads"] >= 1
-    assert record["installed"]["torch"] == torch.__version__
+    assert record["installed"]["torch"] == importlib.metadata.version("torch")
     assert {"git", "lock_files"} <= record.keys()
     assert "environment.json" not in read_manifest(exported.path).listed
 

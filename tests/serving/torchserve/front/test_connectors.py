@@ -451,11 +451,16 @@ def test_a_socket_whose_path_is_too_long(tmp_path):
         require_free(Address("unix", path=str(path)))
 
 
-def test_changes_leave_a_line_in_the_log(start, model_store):
+def test_changes_leave_a_line_in_the_log(start, model_store, wait_for):
     """What a client changes, or tries to, is in the log; what it only looks at is not."""
     with start(model_store, "--models", "told.mar", "--disable-token-authorization") as running:
         management = f"http://127.0.0.1:{running.port + 1}"
         for method, path in (("GET", "/models/told"), ("PUT", "/models/told?min_worker=1"), ("DELETE", "/models/told")):
             httpx.request(method, management + path, timeout=60, trust_env=False)
-        told = [line["message"] for line in running.log_lines() if line["message"].startswith(("GET ", "PUT ", "DELETE "))]
-        assert told == ["PUT /models/told: 202", "DELETE /models/told: 405"]
+
+        def told():
+            lines = [line["message"] for line in running.log_lines()]
+            return [line for line in lines if line.startswith(("GET ", "PUT ", "DELETE "))]
+
+        wait_for(lambda: len(told()) > 1)  # the log is written by a thread
+        assert told() == ["PUT /models/told: 202", "DELETE /models/told: 405"]
