@@ -10,11 +10,9 @@ from typing import Any
 from checkpoints.errors import UnreadableCheckpoint
 from checkpoints.keeping.names import is_link, sidecar_name, stem_of
 from checkpoints.keeping.sidecar import Sidecar, parse_sidecar
-from checkpoints.pointers import pointed_name
+from checkpoints.pointers import LARGEST_POINTER_BYTES, pointed_name
 from foundation.remote import StorageError, beside, collapsed_url, fetch, fetched_path, filesystem, is_url, read_bytes
 from foundation.storage import TEMPORARY_PREFIX
-
-LARGEST_POINTER_BYTES = 4096
 
 
 def local_checkpoint(location: str | Path, cache: Path | None = None) -> Path:

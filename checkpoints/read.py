@@ -17,6 +17,7 @@ from checkpoints.pointers import followed
 from checkpoints.recognise import recognise
 from checkpoints.refusal import refusal
 from checkpoints.weights import Checkpoint
+from foundation.storage import sha256_file
 
 READERS: Mapping[Kind, Callable[[Path], Parts]] = {
     **FILE_READERS,
@@ -89,12 +90,7 @@ def _stamp(files: Iterable[Path]) -> list[tuple[int, int, int]]:
 
 def _sha256(files: tuple[Path, ...]) -> str:
     """Of the file's bytes; for several files, of the sorted lines "<sha256>  <name>", as sha256sum prints them."""
-    sums = [(_file_sha256(file), file.name) for file in files]
+    sums = [(sha256_file(file), file.name) for file in files]
     if len(sums) == 1:
         return sums[0][0]
     return hashlib.sha256("".join(sorted(f"{digest}  {name}\n" for digest, name in sums)).encode()).hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,18 +14,12 @@ from checkpoints.errors import KeysDoNotMatch
 from checkpoints.keys import WRAPPERS
 from checkpoints.mismatch import nearest
 from checkpoints.read import read
+from checkpoints.weights import WIDER
 
 if TYPE_CHECKING:
     import torch
 
     Tensors = Mapping[str, torch.Tensor]
-
-WIDER: Mapping[str, frozenset[str]] = {
-    "float16": frozenset({"float32", "float64"}),
-    "bfloat16": frozenset({"float32", "float64"}),
-    "float32": frozenset({"float64"}),
-}
-"""Conversions that lose nothing; these alone are made, and reported."""
 
 SHOWN = 5
 

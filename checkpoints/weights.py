@@ -15,6 +15,13 @@ from checkpoints.mismatch import nearest
 if TYPE_CHECKING:
     import torch
 
+WIDER: Mapping[str, frozenset[str]] = {
+    "float16": frozenset({"float32", "float64"}),
+    "bfloat16": frozenset({"float32", "float64"}),
+    "float32": frozenset({"float64"}),
+}
+"""Conversions that lose nothing; these alone are made, and told."""
+
 QUANTISE_LATER = "Give the checkpoint from before quantisation; the exported model is what gets quantised."
 
 

@@ -12,14 +12,8 @@ import torch
 from torch import nn
 
 from checkpoints import AmbiguousWeights, KeyMatch, KeysDoNotMatch, WeightSet, match_keys, weights_digest
+from checkpoints.weights import WIDER
 from export.errors import WeightsMismatch
-
-_WIDER = {
-    torch.float16: {torch.float32, torch.float64},
-    torch.bfloat16: {torch.float32, torch.float64},
-    torch.float32: {torch.float64},
-}
-"""Conversions that lose nothing; these alone happen, and are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +92,7 @@ def _require_dtypes(state: Mapping[str, torch.Tensor], tensors: Mapping[str, tor
         have, want = tensor.dtype, state[name].dtype
         if have == want:
             continue
-        if want in _WIDER.get(have, ()):
+        if _dtype(want) in WIDER.get(_dtype(have), ()):
             widened[name] = _dtype(have)
         else:
             refused.append(f"{name} is {_dtype(have)} in the file, {_dtype(want)} in the model")

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import fcntl
 import glob
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import StateserveError
-from foundation.storage import TEMPORARY_PREFIX, canonical_json, sha256_bytes
+from foundation.storage import TEMPORARY_PREFIX, canonical_json, sha256_bytes, sha256_file
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 40
@@ -164,7 +163,7 @@ def fetch(url: str, cache: Path | None = None, expected_sha256: str | None = Non
     OSError where the cache cannot be written.
     """
     target = fetched_path(url, cache)
-    if expected_sha256 is not None and target.is_file() and _file_sha256(target) == expected_sha256:
+    if expected_sha256 is not None and target.is_file() and sha256_file(target) == expected_sha256:
         return target
     storage, path = _storage(url, storage)
     with explained(url):
@@ -202,7 +201,7 @@ def _download(storage: Any, path: str, url: str, facts: Mapping[str, Any], to: P
         after = storage.info(path)
     if _stamp(after) != _stamp(facts) or to.stat().st_size != facts["size"]:
         raise StorageError(f"{url} changed while it was fetched. Wait until its writer is done, or ask again.")
-    return _file_sha256(to)
+    return sha256_file(to)
 
 
 @contextlib.contextmanager
@@ -268,11 +267,6 @@ def _stamp(facts: Mapping[str, Any]) -> list[str]:
     return [f"{key}={facts[key]}" for key in known if facts.get(key) is not None]
 
 
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _notes_path(target: Path) -> Path:
     return target.with_name(f".fetched-{target.name}.json")
 
@@ -288,6 +282,6 @@ def _is_current(target: Path, url: str, stamp: list[str]) -> bool:
     """Whether what was fetched before is what the storage still has; its bytes are summed again, so that damage is seen."""
     try:
         noted = json.loads(_notes_path(target).read_bytes())
-        return noted["url"] == url and noted["stamp"] == stamp and noted["sha256"] == _file_sha256(target)
+        return noted["url"] == url and noted["stamp"] == stamp and noted["sha256"] == sha256_file(target)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "resume" / "resume.py"
+SCRIPT = Path(__file__).parents[1] / "examples" / "digits" / "resume.py"
 TIMEOUT_S = 150
 
 

@@ -16,10 +16,8 @@ from checkpoints.errors import DirectoryTaken, KeeperError
 from checkpoints.keeping.fence import taken
 from checkpoints.keeping.names import LOCK, is_link
 from checkpoints.keeping.store import Written
-from checkpoints.pointers import pointed_name, pointer_text
+from checkpoints.pointers import LARGEST_POINTER_BYTES, pointed_name, pointer_text
 from foundation.storage import TEMPORARY_PREFIX, fsync_directory
-
-LARGEST_POINTER_BYTES = 4096
 
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r".+-[0-9a-f]{16}")
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EACCES, errno.EINVAL})

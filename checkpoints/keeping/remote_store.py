@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from checkpoints.errors import KeeperError
 from checkpoints.keeping.names import is_link
 from checkpoints.keeping.store import Written
-from checkpoints.pointers import pointed_name, pointer_text
+from checkpoints.pointers import LARGEST_POINTER_BYTES, pointed_name, pointer_text
 from foundation.remote import StorageError, explained, filesystem, first_bytes, scheme_of
 
 PART_BYTES = 32 * 2**20
@@ -24,8 +24,6 @@ PART_BYTES = 32 * 2**20
 
 SCHEMES = ("s3", "s3a", "gs", "gcs")
 """Where an upload is all or nothing."""
-
-LARGEST_POINTER_BYTES = 4096
 
 
 class RemoteStore:

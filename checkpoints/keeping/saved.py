@@ -1,7 +1,6 @@
 """What a kept checkpoint holds, read back: its files checked against the sidecar, and opened without running anything in them."""
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from checkpoints.kinds import Kind
 from checkpoints.recognise import recognise
 from checkpoints.safetensors_file import load_safetensors
 from checkpoints.torch_file import load_torch_file
+from foundation.storage import sha256_file
 
 if TYPE_CHECKING:
     from checkpoints.keeping.sidecar import Sidecar
@@ -63,9 +63,7 @@ def _checked(stack: contextlib.ExitStack, store: "Store", sidecar: "Sidecar", na
     expected = sidecar.files[name]
     try:
         path = stack.enter_context(store.local(name))
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size, sha256 = path.stat().st_size, sha256_file(path)
     except OSError as error:
         raise UnreadableCheckpoint(f"{name} in {store.where} cannot be read: {error.strerror or error}.") from error
     if (size, sha256) != (expected.size, expected.sha256):

@@ -91,17 +91,6 @@ class Snapshotter:
         snapshot = Snapshot(weights.tensors, weights.aliases, weights.versions, state, copies.size_bytes)
         return Gathered(snapshot, copies)
 
-    def take(
-        self,
-        model: "torch.nn.Module",
-        optimizer: Any = None,
-        scheduler: Any = None,
-        scaler: Any = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Snapshot:
-        """Gather and copy in one."""
-        return self.gather(model, optimizer, scheduler, scaler, extra).copy()
-
 
 def class_of(value: Any) -> str:
     """The name of an optimizer's, scheduler's or scaler's class; of what another library put around an optimizer, that inside."""

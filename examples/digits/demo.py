@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from train import BEST, accuracy, digits, train
@@ -37,7 +38,7 @@ def main() -> int:
     with server(port):
         print(f"4. ask: {len(test.labels)} held-out digits, one request each")
         started = time.perf_counter()
-        predictions = ask(port, test.images)
+        predictions = ask(port, test.images).argmax(1)
         seconds = time.perf_counter() - started
     show(test.images[:5], test.labels[:5], predictions[:5])
     over_http = (predictions == test.labels).double().mean().item()
@@ -63,9 +64,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(port: int) -> Iterator[None]:
-    """A server on the default repository, until it is ready; ended, and waited for, at the end."""
-    process = subprocess.Popen([sys.executable, "-m", "serving", "--port", str(port)])
+def server(port: int, repository: Path = Path("model_repository")) -> Iterator[None]:
+    """A server that is ready; ended, and waited for, at the end."""
+    process = subprocess.Popen([sys.executable, "-m", "serving", "--repository", str(repository), "--port", str(port)])
     try:
         wait_until_ready(process, port)
         yield
@@ -99,15 +100,12 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def ask(port: int, images: torch.Tensor) -> torch.Tensor:
-    """The digit that the server tells for each image (N, 1, 8, 8), as (N,) int64."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    """The server's logits (N, 10) for images (N, 1, 8, 8), one request each."""
     found = []
-    for image in images:
-        connection.request("POST", "/predictions/digits", json.dumps({"inputs": {"image": [image.tolist()]}}))
-        answer = json.loads(connection.getresponse().read())
-        logits = answer["outputs"]["logits"][0]
-        found.append(logits.index(max(logits)))
-    connection.close()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        for image in images:
+            connection.request("POST", "/predictions/digits", json.dumps({"inputs": {"image": [image.tolist()]}}))
+            found.append(json.loads(connection.getresponse().read())["outputs"]["logits"][0])
     return torch.tensor(found)
 
 

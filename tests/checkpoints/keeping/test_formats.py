@@ -66,7 +66,7 @@ class Model(nn.Module):
 def produced(model, form, folder, **given):
     """The files' paths, and the pieces in which each was written."""
     paths, pieces = {}, {}
-    for file in files_of(Snapshotter(form).take(model, **given), "step-00000003", form, FACTS):
+    for file in files_of(Snapshotter(form).gather(model, **given).copy(), "step-00000003", form, FACTS):
         stream = Stream()
         file.produce(cast("BinaryIO", stream))
         paths[file.role] = folder / file.name
@@ -200,7 +200,7 @@ def test_names_that_the_metadata_needs_itself():
 def test_another_format_is_refused():
     """With those that there are."""
     with pytest.raises(KeeperError, match='format is \'onnx\', expected "safetensors" or "pth"'):
-        files_of(Snapshotter().take(nn.Linear(1, 1)), "step-00000001", "onnx", {})
+        files_of(Snapshotter().gather(nn.Linear(1, 1)).copy(), "step-00000001", "onnx", {})
 
 
 def test_writing_warns_of_nothing(tmp_path):

@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     from checkpoints.lightning import KeeperCallback
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),  # few batches, few workers
@@ -36,15 +37,6 @@ pytestmark = [
 ROWS, BATCH = 48, 8
 STEPS_PER_EPOCH = ROWS // BATCH
 EPOCHS = 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads are slower than one with weights as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Interrupted(Exception):

@@ -14,17 +14,10 @@ from checkpoints.batches import Batches
 from checkpoints.keeping.keeper import Keeper
 from model_defs.digits_cnn import DigitsCNN, DigitsCNNParams
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, BATCH, STEPS = 320, 32, 26
 """2.6 epochs of 10 batches."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads wait for each other where a machine has more to do than this test."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_a_snapshot_does_not_follow_the_training():
     """It holds the values of the moment when it was taken."""
     model = small()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    snapshot = Snapshotter().take(model)
+    snapshot = Snapshotter().gather(model).copy()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -61,7 +61,7 @@ def test_memory_is_used_again():
     snapshotter = Snapshotter()
 
     def places():
-        snapshot = snapshotter.take(model, optimizer)
+        snapshot = snapshotter.gather(model, optimizer).copy()
         moments = [value for entry in snapshot.state["optimizer_state_dict"]["state"].values() for value in entry.values()]
         return [tensor.data_ptr() for tensor in (*snapshot.tensors.values(), *moments)]
 
@@ -72,8 +72,8 @@ def test_memory_is_used_again():
 def test_memory_that_is_not_needed_any_more_is_let_go():
     """After a smaller snapshot only its own memory is kept."""
     snapshotter = Snapshotter()
-    snapshotter.take(nn.Linear(100, 100))
-    snapshotter.take(small())
+    snapshotter.gather(nn.Linear(100, 100)).copy()
+    snapshotter.gather(small()).copy()
     kept = [buffer for buffers in snapshotter._buffers._buffers.values() for buffer in buffers]
     assert sum(buffer.numel() for buffer in kept) < 30
 
@@ -81,7 +81,7 @@ def test_memory_that_is_not_needed_any_more_is_let_go():
 def test_shared_tensors_are_copied_and_counted_once():
     """Tied weights are an alias; the measure is that of one."""
     model = Tied()
-    snapshot = Snapshotter().take(model)
+    snapshot = Snapshotter().gather(model).copy()
     assert list(snapshot.tensors) == ["embedding.weight"]
     assert snapshot.aliases == {"head.weight": "embedding.weight"}
     assert snapshot.size_bytes == 5 * 3 * 4
@@ -103,7 +103,7 @@ def test_what_is_measured_is_what_is_copied():
 def test_strides_are_kept_and_gaps_left_out():
     """A model in channels_last is copied as it lies in memory; of a part of a larger tensor only the part is."""
     model = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    snapshot = Snapshotter().take(model, extra={"part": torch.arange(100.0)[::10], "shown": torch.ones(1).expand(5)})
+    snapshot = Snapshotter().gather(model, extra={"part": torch.arange(100.0)[::10], "shown": torch.ones(1).expand(5)}).copy()
     assert snapshot.tensors["weight"].is_contiguous(memory_format=torch.channels_last)
     assert snapshot.state["extra"]["part"].tolist() == list(range(0, 100, 10))
     assert snapshot.state["extra"]["part"].untyped_storage().nbytes() == 40
@@ -124,7 +124,7 @@ def test_every_type_of_number_is_taken():
     }
     for name, value in values.items():
         model.register_buffer(name, value)
-    taken = Snapshotter("safetensors").take(model).tensors
+    taken = Snapshotter("safetensors").gather(model).copy().tensors
     assert taken["lazy_"].resolve_conj().tolist() == [1 - 2j]
     assert not taken["lazy_"].is_conj()
     assert {name: (one.dtype, one.shape) for name, one in taken.items()} == {
@@ -144,7 +144,7 @@ def test_plain_values_come_through_as_they_are():
         7: np.arange(3),
         "torch": (torch.float16, torch.Size([1, 2]), torch.device("cpu")),
     }
-    taken = Snapshotter().take(small(), extra={"plain": plain, "default": defaultdict(list, a=[1])}).state["extra"]
+    taken = Snapshotter().gather(small(), extra={"plain": plain, "default": defaultdict(list, a=[1])}).copy().state["extra"]
     assert repr(taken["plain"]) == repr(plain)
     assert [type(one) for one in taken["plain"].values()] == [type(one) for one in plain.values()]
     assert taken["default"] == {"a": [1]}
@@ -178,7 +178,7 @@ class Pair(NamedTuple):
 def test_what_could_not_be_read_back_is_refused_by_place_and_type(value, kind, remedy):
     """When it is saved, and not when somebody needs it."""
     with pytest.raises(KeeperError) as error:
-        Snapshotter().take(small(), extra={"run": {"options": [0, value]}})
+        Snapshotter().gather(small(), extra={"run": {"options": [0, value]}}).copy()
     assert str(error.value).startswith(
         f"extra['run']['options'][1] is a {kind}, which a checkpoint that runs no code when it is read cannot give back. {remedy}"
     )
@@ -205,7 +205,7 @@ def test_what_could_not_be_read_back_is_refused_by_place_and_type(value, kind, r
 def test_tensors_without_plain_values_are_refused(make, message):
     """Each with what to do."""
     with pytest.raises(KeeperError) as error:
-        Snapshotter().take(small(), extra={"x": make()})
+        Snapshotter().gather(small(), extra={"x": make()}).copy()
     assert str(error.value).startswith(message)
 
 
@@ -214,7 +214,7 @@ def test_a_structure_that_holds_itself_is_refused():
     loop = []
     loop.append(loop)
     with pytest.raises(KeeperError, match="is more than 64 levels deep, or holds itself"):
-        Snapshotter().take(small(), extra={"loop": loop})
+        Snapshotter().gather(small(), extra={"loop": loop}).copy()
 
 
 def test_what_safetensors_does_not_hold_is_refused_at_once():
@@ -224,14 +224,14 @@ def test_what_safetensors_does_not_hold_is_refused_at_once():
     with pytest.raises(
         KeeperError, match=r'model: wide is complex128, which safetensors does not hold. Use Keeper\(…, format="pth"\)'
     ):
-        Snapshotter("safetensors").take(model)
-    assert Snapshotter("pth").take(model).tensors["wide"].dtype == torch.complex128
+        Snapshotter("safetensors").gather(model).copy()
+    assert Snapshotter("pth").gather(model).copy().tensors["wide"].dtype == torch.complex128
 
 
 def test_objects_in_extra_give_their_state():
     """Modules by their own keys, others by their state_dict, plain values as they are."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.5)
-    state = Snapshotter().take(small(), extra={"gan": optimizer, "critic": Tied(), "note": "x"}).state
+    state = Snapshotter().gather(small(), extra={"gan": optimizer, "critic": Tied(), "note": "x"}).copy().state
     assert state["extra"] == {"note": "x"}
     assert state["extra_state_dicts"]["gan"]["param_groups"][0]["lr"] == 0.5
     critic = state["extra_state_dicts"]["critic"][MODEL]
@@ -249,7 +249,7 @@ def test_objects_in_extra_give_their_state():
 def test_objects_of_the_wrong_kind_are_refused(given, message):
     """By their place in the call."""
     with pytest.raises(KeeperError) as error:
-        Snapshotter().take(**{"model": small(), **given})
+        Snapshotter().gather(**{"model": small(), **given}).copy()
     assert str(error.value) == message
 
 
@@ -257,6 +257,6 @@ def test_after_a_refusal_the_next_snapshot_is_whole():
     """Memory that was handed out for the refused one is used again."""
     snapshotter, model = Snapshotter(), small()
     with pytest.raises(KeeperError):
-        snapshotter.take(model, extra={"x": object()})
-    snapshot = snapshotter.take(model)
+        snapshotter.gather(model, extra={"x": object()}).copy()
+    snapshot = snapshotter.gather(model).copy()
     assert all(torch.equal(snapshot.tensors[key], value) for key, value in model.state_dict().items())

@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     from checkpoints.transformers import KeeperCallback
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),  # pinned memory without an accelerator
@@ -32,15 +33,6 @@ ROWS, BATCH = 48, 8
 STEPS_PER_EPOCH = ROWS // BATCH
 EPOCHS = 3
 SLOW = pytest.mark.durability
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads are slower than one with weights as small as these."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Interrupted(Exception):

@@ -69,7 +69,7 @@ WRAPS = {
 @pytest.mark.usefixtures("one_process")
 def test_keys_are_the_models_own(wrap):
     """Whatever is around it; a part of the model that is called as a wrapper's attribute keeps its name."""
-    snapshot = Snapshotter().take(wrap(Net()))
+    snapshot = Snapshotter().gather(wrap(Net())).copy()
     assert list(snapshot.tensors) == KEYS
     assert set(snapshot.versions) == {"", "encoder", "encoder.0", "encoder.1", "module"}
 
@@ -84,7 +84,7 @@ def test_any_wrapping_resumes_into_any_other(tmp_path):
             resumed = other(Net())
             keeper.resume(resumed)
             written = read(tmp_path / "run" / "latest.pth").select(None).tensors
-            taken = Snapshotter().take(resumed).tensors
+            taken = Snapshotter().gather(resumed).copy().tensors
             assert sorted(written) == sorted(KEYS)
             assert all(torch.equal(taken[key], written[key]) for key in KEYS)
 
@@ -122,13 +122,13 @@ def test_two_tensors_of_one_name_are_refused():
             self.weight = nn.Parameter(torch.ones(1))
 
     with pytest.raises(KeeperError, match="two tensors are called weight once the wrappers are left out"):
-        Snapshotter().take(Twice(nn.Linear(2, 2)))
+        Snapshotter().gather(Twice(nn.Linear(2, 2))).copy()
 
 
 def test_an_average_of_an_average_is_refused():
     """Their counters would be one."""
     with pytest.raises(KeeperError, match="two tensors are called n_averaged once the wrappers are left out"):
-        Snapshotter().take(AveragedModel(AveragedModel(Net())))
+        Snapshotter().gather(AveragedModel(AveragedModel(Net()))).copy()
 
 
 def test_a_module_in_two_places_is_found_in_both():
@@ -136,7 +136,7 @@ def test_a_module_in_two_places_is_found_in_both():
     shared = nn.DataParallel(nn.Linear(2, 2))
     model = nn.ModuleDict({"a": shared, "b": shared})
     assert wrappers_of(model).dropped == {"a.module", "b.module"}
-    snapshot = Snapshotter().take(model)
+    snapshot = Snapshotter().gather(model).copy()
     assert list(snapshot.tensors) == ["a.weight", "a.bias"]
     assert snapshot.aliases == {"b.weight": "a.weight", "b.bias": "a.bias"}
 

@@ -1,6 +1,6 @@
 """Train, get killed, resume, export, serve: and the numbers are those of a training that was never interrupted.
 
-    python examples/resume/resume.py [DIRECTORY]
+    python examples/digits/resume.py [DIRECTORY]
 
 Trains a digits classifier twice: once without interruption, and once in a process that is ended by `kill -9` in the middle and
 started again. Then exports the second one's best.pth, serves it, and asks about every held-out digit over HTTP. Ends with 0 only
@@ -9,32 +9,26 @@ DIRECTORY (a temporary one, if none is given), and no process is left behind.
 """
 
 import contextlib
-import http.client
-import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from demo import ask, free_port, server
 from torch import Tensor, nn
+from train import digits
 
 import checkpoints
 import model_defs
 from checkpoints import Batches, Best, EveryEpochs, Keeper, Last
 
-CONFIG = Path(__file__).with_name("digits.yaml")
+CONFIG = Path(__file__).with_name("best.yaml")
 EPOCHS = 10
 SAVE_EVERY_STEPS = 11
-READY_TIMEOUT_S = 60.0
 TOLERANCE = 1e-5
 """How far a logit of the server may be from PyTorch's: another engine rounds otherwise (docs/export.md)."""
 
@@ -69,24 +63,6 @@ def train(directory: Path) -> nn.Module:
             keeper.save(step, model, optimizer, scheduler, epoch=epoch, metrics={"val_acc": accuracy}, extra={"batches": batches})
             say(f"epoch {epoch}: val_acc {accuracy:.4f}")
     return model
-
-
-class Digits(NamedTuple):
-    """Images (N, 1, 8, 8) float32 in [0, 1], and which digit each shows (N,) int64."""
-
-    images: Tensor
-    labels: Tensor
-
-
-def digits() -> tuple[Digits, Digits, Digits]:
-    """The 1,797 digits: for training, for choosing the best epoch, and held out for the test (60, 20, 20 %)."""
-    pixels, targets = load_digits(return_X_y=True)
-    images = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 8, 8) / 16
-    labels = torch.from_numpy(targets).to(torch.int64)
-    train, rest = train_test_split(range(len(labels)), test_size=0.4, random_state=0, stratify=labels)
-    validation, test = train_test_split(rest, test_size=0.5, random_state=0, stratify=labels[rest])
-    parts = [Digits(images[indices], labels[indices]) for indices in (train, validation, test)]
-    return parts[0], parts[1], parts[2]
 
 
 def told(model: nn.Module, images: Tensor) -> Tensor:
@@ -158,7 +134,7 @@ def agrees(checkpoint: Path, repository: Path) -> bool:
     _, _, test = digits()
     in_pytorch = told(model, test.images)
     port = free_port()
-    with server(repository, port):
+    with server(port, repository):
         over_http = ask(port, test.images)
     difference = (over_http - in_pytorch).abs().max().item() / max(1.0, in_pytorch.abs().max().item())
     equal = torch.equal(over_http.argmax(1), in_pytorch.argmax(1)) and difference <= TOLERANCE
@@ -168,62 +144,6 @@ def agrees(checkpoint: Path, repository: Path) -> bool:
         f"   every digit told alike, logits within {difference:.1e}" if equal else f"   NOT EQUAL: logits within {difference:.1e}"
     )
     return equal
-
-
-# ---- the server ----
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on at present, nor on the two after it: the server opens three."""
-    while True:
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):  # a neighbour is taken
-            first, *others = (stack.enter_context(socket.socket()) for _ in range(3))
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            for number, other in enumerate(others, start=1):
-                other.bind(("127.0.0.1", port + number))
-            return port
-
-
-@contextlib.contextmanager
-def server(repository: Path, port: int) -> Iterator[None]:
-    """A server until it is ready; ended, and waited for, at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serving", "--repository", str(repository), "--port", str(port)], cwd=repository
-    )
-    try:
-        wait_until_ready(process, port)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=READY_TIMEOUT_S)
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    """Asks /v2/health/ready until it says 200. Raises SystemExit where the server ended, or the time is up."""
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended with exit code {process.returncode}")
-        with (
-            contextlib.suppress(OSError),
-            contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection,
-        ):
-            connection.request("GET", "/v2/health/ready")
-            if connection.getresponse().status == http.HTTPStatus.OK:
-                return
-        time.sleep(0.1)
-    raise SystemExit(f"the server was not ready after {READY_TIMEOUT_S:g} s")
-
-
-def ask(port: int, images: Tensor) -> Tensor:
-    """The server's logits (N, 10) for images (N, 1, 8, 8), one request each."""
-    found = []
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        for image in images:
-            connection.request("POST", "/predictions/digits", json.dumps({"inputs": {"image": [image.tolist()]}}))
-            found.append(json.loads(connection.getresponse().read())["outputs"]["logits"][0])
-    return torch.tensor(found)
 
 
 if __name__ == "__main__":
