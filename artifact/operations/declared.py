@@ -1,0 +1,134 @@
+"""Operations as they are declared: the YAML's `preprocess` and `postprocess`, and what the manifest holds of them.
+
+A list is the chain of the only raw input, or of the only output; else a mapping names them. Each operation is a mapping of one
+key, its name, to its parameters: `{resize: {short: 256}}`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from artifact.operations import images, outputs, table, text
+from artifact.operations.errors import BadOperations
+from artifact.operations.kinds import InputOperation, Operation, OutputOperation
+
+INPUT_OPERATIONS: Mapping[str, type[InputOperation]] = {**images.OPERATIONS, **text.OPERATIONS, **table.OPERATIONS}
+"""Every operation on inputs, by the name that the YAML gives it."""
+OUTPUT_OPERATIONS: Mapping[str, type[OutputOperation]] = outputs.OPERATIONS
+"""Every operation on outputs, by the name that the YAML gives it."""
+
+ONLY = ""
+"""The name of a chain that was declared as a list."""
+
+Path = tuple[str | int, ...]
+Kept = TypeVar("Kept", bound=Operation)
+
+
+@dataclass(frozen=True, slots=True)
+class Declared(Generic[Kept]):
+    """One operation, and where it stands in the YAML."""
+
+    name: str
+    operation: Kept
+    path: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the manifest: every parameter, those that were not given too."""
+        return {self.name: self.operation.model_dump(mode="json")}
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """All that is declared: chains by the name of their raw input or output, `ONLY` where it was a list."""
+
+    preprocess: Mapping[str, tuple[Declared[InputOperation], ...]] = field(default_factory=dict)
+    postprocess: Mapping[str, tuple[Declared[OutputOperation], ...]] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file that an operation names, and the place that names it first."""
+        found: dict[str, Path] = {}
+        for one in (one for chain in self.preprocess.values() for one in chain):
+            for parameter in one.operation.file_fields():
+                found.setdefault(getattr(one.operation, parameter), (*one.path, parameter))
+        return found
+
+    def renamed(self, names: Mapping[str, str]) -> "Chains":
+        """The same with other names of files: an artifact has its own."""
+
+        def changed(one: Declared[InputOperation]) -> Declared[InputOperation]:
+            update = {parameter: names[getattr(one.operation, parameter)] for parameter in one.operation.file_fields()}
+            return Declared(one.name, one.operation.model_copy(update=update), one.path)
+
+        return Chains({name: tuple(changed(one) for one in chain) for name, chain in self.preprocess.items()}, self.postprocess)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the manifest holds: `parse(**value)` is the inverse. Empty where nothing is declared."""
+        sides = {"preprocess": _to_json(self.preprocess), "postprocess": _to_json(self.postprocess)}
+        return {side: value for side, value in sides.items() if value}
+
+
+def parse(preprocess: Any = None, postprocess: Any = None) -> Chains:
+    """The chains that plain YAML or JSON data declares; whether they fit the model is `operations.make`'s to say.
+
+    Raises:
+        BadOperations: an operation is unknown, or a parameter is missing, unknown or of another type.
+    """
+    return Chains(
+        _chains(preprocess, "preprocess", INPUT_OPERATIONS),
+        _chains(postprocess, "postprocess", OUTPUT_OPERATIONS),
+    )
+
+
+def _chains(data: Any, side: str, known: Mapping[str, type[Kept]]) -> dict[str, tuple[Declared[Kept], ...]]:
+    if data is None:
+        return {}
+    if isinstance(data, list):
+        return {ONLY: _chain(data, (side,), known)}
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+        raise BadOperations(f"{side} is a list of operations, or a mapping of names to such lists", (side,))
+    return {name: _chain(chain, (side, name), known) for name, chain in data.items()}
+
+
+def _chain(data: Any, path: Path, known: Mapping[str, type[Kept]]) -> tuple[Declared[Kept], ...]:
+    if not isinstance(data, list) or not data:
+        raise BadOperations("a list of at least one operation is expected, as [{softmax: {axis: -1}}]", path)
+    return tuple(_one(item, (*path, place), known) for place, item in enumerate(data))
+
+
+def _one(item: Any, path: Path, known: Mapping[str, type[Kept]]) -> Declared[Kept]:
+    if isinstance(item, str):  # an operation without parameters may stand alone
+        item = {item: {}}
+    if not isinstance(item, dict) or len(item) != 1:
+        raise BadOperations("one operation is a mapping of its name to its parameters, as {resize: {short: 256}}", path)
+    name, parameters = next(iter(item.items()))
+    if name not in known:
+        raise BadOperations(f"there is no operation {name!r}; they are {', '.join(known)}", path)
+    try:
+        operation = known[name].model_validate({} if parameters is None else parameters)
+    except ValidationError as cause:
+        problem = cause.errors(include_url=False)[0]
+        inside = tuple(part for part in problem["loc"] if isinstance(part, int) or part in _names(known[name]))
+        raise BadOperations(_message(problem, known[name]), (*path, name, *inside)) from cause
+    return Declared(name, operation, (*path, name))
+
+
+def _names(operation: type[Operation]) -> Sequence[str]:
+    return [field.alias or name for name, field in operation.model_fields.items()]
+
+
+def _message(problem: Any, operation: type[Operation]) -> str:
+    if problem["type"] == "extra_forbidden":
+        return f"unknown parameter {problem['loc'][-1]!r}; they are {', '.join(_names(operation)) or 'none'}"
+    if problem["type"] == "missing":
+        return f"parameter {problem['loc'][-1]!r} is required, but not there"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}, got {problem['input']!r}"
+
+
+def _to_json(chains: Mapping[str, tuple[Declared[Any], ...]]) -> Any:
+    if ONLY in chains:
+        return [one.to_json() for one in chains[ONLY]]
+    return {name: [one.to_json() for one in chain] for name, chain in chains.items()}
