@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients torchserve processes durability docker demo bench bench-checkpoints bench-client bench-export \
+.PHONY: install lint test clients torchserve processes durability browser docker demo bench bench-checkpoints bench-client bench-export \
 	bench-scaling bench-serving bench-torchserve gpu gpu-wheels soak soak-checkpoints soak-torchserve fuzz clean
 
 install: .venv/.installed
@@ -13,7 +13,7 @@ install: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; say which: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(PIP) install --quiet --constraint constraints.txt torch
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[cpu,export,torchserve,bench,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[cpu,export,images,text,torchserve,bench,dev]'
 	@touch $@
 
 lint: install
@@ -47,6 +47,10 @@ processes: install
 # Trainings that save, killed; their disks full, gone, without links; a real S3 server among them.
 durability: install
 	$(BIN)/pytest -m durability
+
+# The page at /ui, in a real Chromium (apt: chromium).
+browser: install
+	$(BIN)/pytest -m browser
 
 # The Dockerfiles' steps in empty environments, without Docker; each image's command then serves or exports.
 docker: install
