@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import operators
 import torch
 
 import model_defs
@@ -99,5 +100,6 @@ def replay_repository(repository: Path) -> dict[str, dict[str, tuple[float, bool
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     command, *paths = sys.argv[1:]
-    done = export_all(*map(Path, paths)) if command == "export" else replay_repository(*map(Path, paths))
+    with operators.compiled_once():
+        done = export_all(*map(Path, paths)) if command == "export" else replay_repository(*map(Path, paths))
     print(json.dumps(done))

@@ -1,8 +1,6 @@
 """What the tests of this room share: a folder to export in, and a few artifacts that are made once."""
 
 import contextlib
-import copy
-import functools
 import hashlib
 import json
 import os
@@ -11,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import operators
 import pytest
 import torch
 
@@ -132,21 +131,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="package")
 def _operators_once():
-    """Half of a small export's time goes into the table of ONNX's operators, which torch compiles anew for each: here once.
-
-    Each export has a copy of its own. The real commands, in processes of their own, make theirs as ever.
-    """
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    compiled = functools.cache(ONNXRegistry.from_torchlib)
-
-    def from_torchlib(**options):
-        own = copy.copy(compiled(**options))
-        own.functions = {operator: list(known) for operator, known in own.functions.items()}
-        return own
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+    with operators.compiled_once():
         yield
 
 
