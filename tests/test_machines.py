@@ -19,26 +19,44 @@ MACHINES = {
 ROOT = Path(__file__).parent.parent
 
 
-def on_machine(variables, *arguments):
+def start_on_machine(variables, *arguments):
     env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "machines.py"), *map(str, arguments)]
-    finished = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def printed(process):
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def on_machine(variables, *arguments):
+    return printed(start_on_machine(variables, *arguments))
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Every architecture, exported on this machine as it is: checkpoints, repository, content ids."""
-    checkpoints, repository = tmp_path_factory.mktemp("checkpoints"), tmp_path_factory.mktemp("repository")
+def exports(tmp_path_factory):
+    """Every architecture, exported on this machine as it is and on the others, side by side: repositories and content ids."""
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
     machines.save_checkpoints(checkpoints)
-    return checkpoints, repository, on_machine({}, "export", checkpoints, repository)
+    started = {
+        name: (folder := tmp_path_factory.mktemp("repository"), start_on_machine(variables, "export", checkpoints, folder))
+        for name, variables in {"this one": {}, **MACHINES}.items()
+    }
+    return {name: (folder, printed(process)) for name, (folder, process) in started.items()}
+
+
+@pytest.fixture
+def exported(exports):
+    """This machine's: the repository, and the content ids."""
+    return exports["this one"]
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_golden_cases_hold_on_other_machines(exported, machine):
     """On another machine every engine gives every architecture's recorded answers within the promise."""
-    _, repository, _ = exported
+    repository, _ = exported
 
     replayed = on_machine(MACHINES[machine], "replay", repository)
 
@@ -50,16 +68,16 @@ def test_golden_cases_hold_on_other_machines(exported, machine):
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_content_ids_are_the_same_on_other_machines(exported, machine, tmp_path):
+def test_content_ids_are_the_same_on_other_machines(exports, machine):
     """On another machine every architecture's export has the same content id, byte for byte of model.onnx and model.pt."""
-    checkpoints, _, ids = exported
+    _, ids = exports["this one"]
 
-    assert on_machine(MACHINES[machine], "export", checkpoints, tmp_path) == ids
+    assert exports[machine][1] == ids
 
 
 def test_check_says_what_is_emulated(exported):
     """`check --replay` on such a machine: the numbers hold, and beside them stands what makes it another, worst first."""
-    _, repository, _ = exported
+    repository, _ = exported
     variables = {**MACHINES["no vector extensions"], "OMP_NUM_THREADS": "1"}
     env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "stateserve.py"), "check", str(repository / "digits_cnn" / "1"), "--replay", "--json"]
@@ -79,7 +97,7 @@ def test_check_says_what_is_emulated(exported):
 
 def test_the_emulation_is_real(exported):
     """The variables do change the numbers: eager PyTorch's kernels give other bits, so the tests above compare something."""
-    _, repository, _ = exported
+    repository, _ = exported
 
     here = on_machine({}, "replay", repository)
     there = on_machine(MACHINES["no vector extensions"], "replay", repository)
