@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from artifact import golden, manifest
+from artifact import golden, manifest, operations, raw_cases
 from artifact.engines import LOADERS, Engine, EngineOptions, cuda_devices, load_engine, model_file
 from artifact.errors import DamagedArtifact, EngineUnavailable
 from artifact.golden import GoldenCase, Replay
 from artifact.manifest import PRECISIONS, Manifest
+from artifact.operations import Operations
+from artifact.operations.errors import BadOperations
+from artifact.raw_cases import RawCase
 from artifact.signature import Signature
 
 FLOAT32 = "float32"
@@ -22,7 +25,8 @@ AUTO = "auto"
 class Artifact:
     """One model with one engine: `run` it, `replay` its golden cases. Made by `load`.
 
-    `budgets` are by engine and output, those of the `precision` that the engine computes in on its `device`.
+    `budgets` are by engine and output, those of the `precision` that the engine computes in on its `device`. `operations` are None
+    where none are declared; `raw_cases` are their recorded values.
     """
 
     path: Path
@@ -32,6 +36,8 @@ class Artifact:
     budgets: Mapping[str, Mapping[str, float]]
     device: str = "cpu"
     precision: str = FLOAT32
+    operations: Operations | None = None
+    raw_cases: tuple[RawCase, ...] = ()
 
     @property
     def signature(self) -> Signature:
@@ -51,10 +57,17 @@ class Artifact:
     def replay(self) -> list[Replay]:
         """Runs every golden case, alone and tiled to the largest batch, on this engine.
 
-        In another precision than float32 answers are compared with the float64 reference, within that precision's budgets.
+        In another precision than float32 answers are compared with the float64 reference, within that precision's budgets. Where
+        operations are declared, their raw cases come first.
+
+        Raises:
+            DamagedArtifact: a raw case is none of this model.
         """
         budgets = self.budgets[self.engine.name]
-        return golden.replay(self.engine, self.signature, self.cases, budgets, recorded=self.precision == FLOAT32)
+        found = golden.replay(self.engine, self.signature, self.cases, budgets, recorded=self.precision == FLOAT32)
+        if self.operations is None:
+            return found
+        return [*raw_cases.replay(self.operations, self.raw_cases, self.cases, self.manifest.formats[0]), *found]
 
 
 def load(  # noqa: PLR0913 - the room's door: whoever loads says what matters to him, by name
@@ -93,6 +106,7 @@ def load(  # noqa: PLR0913 - the room's door: whoever loads says what matters to
     if computed != FLOAT32:
         budgets = dict.fromkeys(stated.formats, read_precision_budgets(files[manifest.PARITY], computed, stated, directory))
     options = EngineOptions(threads, calls, device, computed, memory_bytes, cuda_graphs)
+    declared = read_operations(stated, files, directory)
     return Artifact(
         path=directory,
         manifest=stated,
@@ -101,7 +115,34 @@ def load(  # noqa: PLR0913 - the room's door: whoever loads says what matters to
         budgets=budgets,
         device=device,
         precision=computed,
+        operations=declared,
+        raw_cases=() if declared is None else raw_cases.decode(files[manifest.RAW], declared),
     )
+
+
+def read_operations(stated: Manifest, files: Mapping[str, bytes], directory: Path) -> Operations | None:
+    """The operations that a manifest declares, out of the artifact's files; None where it declares none.
+
+    Raises:
+        DamagedArtifact: they are none that this version knows, or do not fit the signature.
+        OperationsUnavailable: a package that they need is not installed.
+    """
+    if not stated.operations:
+        return None
+    try:
+        labels = read_labels(stated, files)
+        return operations.load(stated.operations, stated.signature, files, labels)
+    except (BadOperations, TypeError, KeyError) as cause:
+        raise DamagedArtifact(
+            f"{directory / manifest.MANIFEST} declares operations that this version does not run: {cause}; "
+            "serve it with the version that exported it, or export again"
+        ) from cause
+
+
+def read_labels(stated: Manifest, files: Mapping[str, bytes]) -> dict[str, tuple[str, ...]]:
+    """Output name -> its classes' labels, one a line of the file that the output names."""
+    named = {spec.name: spec.labels for spec in stated.signature.outputs if spec.labels is not None}
+    return {name: tuple(files[file].decode("utf-8").splitlines()) for name, file in named.items()}
 
 
 def verified_files(directory: Path, stated: Manifest) -> dict[str, bytes]:

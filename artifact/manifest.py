@@ -16,6 +16,7 @@ from foundation.storage import canonical_json, sha256_bytes
 SCHEMA = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.safetensors"
+RAW = "raw.safetensors"
 PARITY = "parity.json"
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -50,7 +51,10 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`files` and `config` make the content id; `evidence` and `unstable` files are hashed but stay outside it."""
+    """`files`, `config` and `operations` make the content id; `evidence` and `unstable` files are hashed but stay outside it.
+
+    `operations` are as `artifact.operations.Chains.to_json` gives them; empty where none are declared.
+    """
 
     signature: Signature
     config: Mapping[str, Any]
@@ -58,13 +62,16 @@ class Manifest:
     files: Mapping[str, FileEntry]
     evidence: Mapping[str, FileEntry]
     unstable: Mapping[str, FileEntry] = field(default_factory=dict)
+    operations: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def content(self) -> dict[str, Any]:
         """What the artifact is: the same on every machine that exports the same checkpoint under the same config."""
+        declared = {"operations": dict(self.operations)} if self.operations else {}
         return {
             "config": dict(self.config),
             "files": {name: entry.to_json() for name, entry in self.files.items()},
+            **declared,
             "signature": self.signature.to_json(),
             "weights": {"sha256": self.weights_sha256},
         }
@@ -122,6 +129,7 @@ def decode(data: bytes, where: Path) -> Manifest:
             files=_entries(content["files"]),
             evidence=_entries(value["evidence"]),
             unstable=_entries(value["unstable"]),
+            operations=content.get("operations", {}),
         )
         _require_whole(manifest)
         stated, actual = value["content_id"], manifest.content_id
@@ -201,6 +209,8 @@ def _require_whole(manifest: Manifest) -> None:
         raise ValueError("a file is listed twice")
     if not manifest.formats or not {GOLDEN, PARITY} <= manifest.evidence.keys():
         raise ValueError(f"it lists no model file, no {GOLDEN} or no {PARITY}")
+    if manifest.operations and RAW not in manifest.evidence:
+        raise ValueError(f"it declares operations, but lists no {RAW}")
     if manifest.precision not in PRECISIONS:
         raise ValueError(f"precision is {manifest.precision!r}; it is one of {', '.join(PRECISIONS)}")
 

@@ -13,6 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 import model_defs
+from artifact import operations
+from artifact.operations import Chains
+from artifact.operations.errors import BadOperations
 from artifact.signature import Dim, Signature, TensorSpec
 from export.errors import ConfigError
 from export.yaml_document import CoreDumper, Document, read_yaml
@@ -27,7 +30,6 @@ Size = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 _NOT_DECLARED = frozenset({"name", "weights", "formats", "precision"})
-RESERVED = {"preprocess": "input operations", "postprocess": "output operations"}
 
 
 class _Section(BaseModel):
@@ -119,6 +121,8 @@ class Config(_Section):
     outputs: Annotated[dict[Identifier, OutputSection], Field(min_length=1)]
     formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx", "torchscript")
     precision: Precision = Field("float32", description="What CUDA computes in; the CPU always computes in float32.")
+    preprocess: list[Any] | dict[Identifier, list[Any]] | None = None
+    postprocess: list[Any] | dict[Identifier, list[Any]] | None = None
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -136,6 +140,15 @@ class Config(_Section):
     def artifact_name(self) -> str:
         """The name of the artifact, unless the command line says another."""
         return self.name or self.model.name
+
+    @property
+    def chains(self) -> Chains:
+        """The declared operations.
+
+        Raises:
+            BadOperations: one is not as declared operations are; `parse_config` says so at the line of the YAML.
+        """
+        return operations.parse(self.preprocess, self.postprocess)
 
     def signature(self, input_order: tuple[str, ...] | None = None) -> Signature:
         """The signature that this config declares, its inputs in the given order (that of `forward`)."""
@@ -166,11 +179,20 @@ def read_config(path: Path) -> Config:
     Raises:
         ConfigError: it cannot be read, or is not what `Config` and the model's params declare. All problems are named at once.
     """
+    return parse_config(read_document(path))
+
+
+def read_document(path: Path) -> Document:
+    """Reads a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML of ours.
+    """
     try:
         text = path.read_bytes()
     except OSError as cause:
         raise ConfigError(f"config {path} cannot be read: {cause.strerror}") from cause
-    return parse_config(read_yaml(text, str(path)))
+    return read_yaml(text, str(path))
 
 
 def config_from_data(data: Mapping[str, Any], name: str) -> Config:
@@ -186,16 +208,14 @@ def parse_config(document: Document) -> Config:
     """
     if not isinstance(document.data, dict):
         raise ConfigError(f"{document.name} is not a mapping; it starts with schema: 1")
-    for key, meaning in RESERVED.items():
-        if key in document.data:
-            raise ConfigError(
-                f"{document.at((key,))}: {key} ({meaning}) is not run by this version yet; "
-                "remove it, and send and receive tensors"
-            )
     try:
         config = Config.model_validate_json(_json(document), strict=True)
     except ValidationError as cause:
         raise ConfigError(_explain(cause, document, Config, ())) from cause
+    try:
+        _ = config.chains
+    except BadOperations as cause:
+        raise ConfigError(document.wrong(cause.path, str(cause))) from cause
     params = model_defs.definition(config.model.name).params
     try:
         params.model_validate_json(json.dumps(config.model.params), strict=True)

@@ -9,8 +9,9 @@ import torch
 
 import model_defs
 from checkpoints import Checkpoint, CheckpointError, match_keys
-from export.config import Config, config_from_data, read_config
+from export.config import Config, parse_config, read_document
 from export.errors import ConfigError
+from export.yaml_document import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,13 @@ class FoundConfig:
     """A config, where it was found, and the directory that the files it names are relative to."""
 
     config: Config
-    source: str
+    document: Document
     directory: Path
+
+    @property
+    def source(self) -> str:
+        """Its name, for messages."""
+        return self.document.name
 
 
 def find_config(given: Path | None, checkpoint: Checkpoint) -> FoundConfig:
@@ -35,11 +41,12 @@ def find_config(given: Path | None, checkpoint: Checkpoint) -> FoundConfig:
     if path is None:
         if own is None:
             raise ConfigError(_nothing_found(checkpoint, beside))
-        return FoundConfig(own, f"{checkpoint.path.name} (its own config)", checkpoint.path.parent)
-    config = read_config(path)
+        return FoundConfig(own, _own_document(checkpoint), checkpoint.path.parent)
+    document = read_document(path)
+    config = parse_config(document)
     if own is not None:
         _require_same(config, own, path, checkpoint.path)
-    return FoundConfig(config, str(path), path.parent)
+    return FoundConfig(config, document, path.parent)
 
 
 def matching_models(checkpoint: Checkpoint) -> list[tuple[str, int, int]]:
@@ -68,19 +75,25 @@ def _matched(tensors: Mapping[str, Any], keys: Mapping[str, tuple[int, ...]]) ->
 def _own_config(checkpoint: Checkpoint) -> Config | None:
     if checkpoint.config is None or "schema" not in checkpoint.config:
         return None
-    config = config_from_data(checkpoint.config, f"{checkpoint.path.name} (its own config)")
-    for name, output in config.outputs.items():
-        if output.labels is not None and not _is_beside(output.labels, checkpoint.path.parent):
+    document = _own_document(checkpoint)
+    config = parse_config(document)
+    labels = {f"outputs.{name}.labels": output.labels for name, output in config.outputs.items() if output.labels is not None}
+    named = {".".join(map(str, path)): name for name, path in config.chains.files.items()}
+    for key, name in {**labels, **named}.items():
+        if not _is_beside(name, checkpoint.path.parent):
             raise ConfigError(
-                f"{checkpoint.path.name} (its own config): outputs.{name}.labels is {output.labels!r}; "
-                "a config inside a checkpoint may name a file beside it only, and no link"
+                f"{document.name}: {key} is {name!r}; a config inside a checkpoint may name a file beside it only, and no link"
             )
     return config
 
 
-def _is_beside(labels: str, directory: Path) -> bool:
+def _own_document(checkpoint: Checkpoint) -> Document:
+    return Document(f"{checkpoint.path.name} (its own config)", dict(checkpoint.config or {}), {})
+
+
+def _is_beside(name: str, directory: Path) -> bool:
     """A checkpoint comes from anywhere: its config must not copy other files of this machine into the artifact."""
-    return Path(labels).name == labels and labels not in {"", ".", ".."} and not (directory / labels).is_symlink()
+    return Path(name).name == name and name not in {"", ".", ".."} and not (directory / name).is_symlink()
 
 
 def _nothing_found(checkpoint: Checkpoint, beside: Path) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from artifact import manifest
+from artifact import golden, manifest
 from artifact.artifact import verified_files
 from artifact.engines import MODEL_FILES
 from artifact.errors import ArtifactError, NotAnArtifact
@@ -14,6 +14,7 @@ from artifact.manifest import FileEntry, Manifest, read_manifest
 from checkpoints.keeping.git import git_state
 from export.config import Config, to_yaml
 from export.errors import WriteFailed
+from export.operations import encode_raw_cases, with_artifact_names
 from export.parity import Proof
 from foundation.environment import whole_environment
 from foundation.storage import canonical_json, write_directory
@@ -40,11 +41,15 @@ def assemble(prepared: "Prepared", models: Mapping[str, bytes], rounded: Mapping
     unstable = {MODEL_FILES[name]: data for name, data in models.items() if name in UNSTABLE_FORMATS}
     if prepared.labels is not None:
         stable[LABELS] = prepared.labels
+    declared = prepared.operations
     evidence = {
-        manifest.GOLDEN: proof.golden,
+        manifest.GOLDEN: golden.encode(proof.golden),
         manifest.PARITY: canonical_json(proof.report),
         manifest.CONFIG: to_yaml(_config_of(prepared)),
     }
+    if declared is not None:
+        stable |= declared.files
+        evidence[manifest.RAW] = encode_raw_cases(declared, prepared.raw_inputs, proof.golden, prepared.formats[0])
     made = Manifest(
         signature=prepared.signature,
         config=_content_config(prepared.config),
@@ -52,6 +57,7 @@ def assemble(prepared: "Prepared", models: Mapping[str, bytes], rounded: Mapping
         files=_entries(stable),
         evidence=_entries(evidence),
         unstable=_entries(unstable),
+        operations={} if declared is None else declared.operations.chains.to_json(),
     )
     facts = {
         manifest.MANIFEST: made.encode(),
@@ -117,7 +123,7 @@ def _content_config(config: Config) -> dict[str, Any]:
 
 def _config_of(prepared: "Prepared") -> Any:
     """The config as this export ran it: what the command line chose is written into it, so that a rebuild needs no options."""
-    config, request = prepared.config, prepared.request
+    config, request = with_artifact_names(prepared.config, prepared.operations), prepared.request
     weights = config.weights.model_copy(
         update={
             "select": request.weights or config.weights.select,

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from artifact import golden
 from artifact.engines import Engine, EngineOptions, load_engine
 from artifact.errors import ArtifactError
 from artifact.golden import GoldenCase, scaled_error
@@ -55,6 +54,20 @@ class Lowered:
 
 
 @dataclass(frozen=True, slots=True)
+class Given:
+    """Inputs that were not drawn from the signature: those that operations made of raw samples, by the case's name.
+
+    `golden` are the names of those that shall travel in the artifact.
+    """
+
+    inputs: Mapping[str, Arrays] = field(default_factory=dict)
+    golden: Sequence[str] = ()
+
+
+_NOTHING_GIVEN = Given()
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One output of one engine (or of eager PyTorch) in one case, against the reference."""
 
@@ -68,10 +81,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What parity found: the report for parity.json, the golden cases' bytes, and the worst comparison of each engine."""
+    """What parity found: the report for parity.json, the golden cases, and the worst comparison of each engine."""
 
     report: dict[str, Any]
-    golden: bytes
+    golden: Sequence[GoldenCase]
     worst: Mapping[str, tuple[Comparison, float]]
 
 
@@ -169,8 +182,15 @@ class _InPrecision:
         return {"scaled": worst.scaled, "case": worst.case}
 
 
-def prove(model: nn.Module, captured: Captured, lowered: Lowered, limits: ParityLimits, progress: Progress) -> Proof:
-    """Runs all cases on all formats through the artifact room's engines, and judges them.
+def prove(  # noqa: PLR0913, PLR0917 - what is proven, by whom, within which limits
+    model: nn.Module,
+    captured: Captured,
+    lowered: Lowered,
+    limits: ParityLimits,
+    progress: Progress,
+    given: Given = _NOTHING_GIVEN,
+) -> Proof:
+    """Runs all cases, and the given inputs, on all formats through the artifact room's engines, and judges them.
 
     Raises:
         ParityFailed: an engine is outside its budget, answers differ between batched and unbatched rows, or the model itself
@@ -183,7 +203,7 @@ def prove(model: nn.Module, captured: Captured, lowered: Lowered, limits: Parity
     trial = _Trial(signature, reference, engines, _in_precision(model, lowered, signature, limits))
     _compare_cases(trial, cases, captured, Clock(limits), progress)
     batching = _compare_batching(trial)
-    kept = _golden_cases(trial)
+    kept = _golden_cases(trial, given)
     budgets = _judge(trial, captured.sample)
     determinism = {
         name: _determinism(engine, lowered.models[name], cases[0].inputs(signature), signature)
@@ -194,7 +214,7 @@ def prove(model: nn.Module, captured: Captured, lowered: Lowered, limits: Parity
         report["precisions"] = {lowered.precision: trial.in_precision.report()}
     return Proof(
         report=report,
-        golden=golden.encode(kept),
+        golden=kept,
         worst={name: _worst(trial.comparisons, name, budgets) for name in trial.engines},
     )
 
@@ -296,21 +316,28 @@ def _unlike_blocks(signature: Signature, most: int) -> list[dict[str, np.ndarray
     return (alike if len(alike) > 1 else alike * 2)[:most]
 
 
-def _golden_cases(trial: _Trial) -> list[GoldenCase]:
-    """The cases that travel in the artifact: as few rows as possible, at most 8 of them and 4 MB, one at least."""
+def _golden_cases(trial: _Trial, given: Given) -> list[GoldenCase]:
+    """The cases that travel in the artifact: the given ones that shall, then drawn ones of as few rows as possible.
+
+    Of the drawn ones at most 8 and 4 MB, one at least. All given inputs are compared.
+    """
+    raw = [_golden_case(trial, name, inputs) for name, inputs in given.inputs.items()]
     kept: list[GoldenCase] = []
     size = 0
     for case in golden_candidates(trial.signature):
-        inputs = case.inputs(trial.signature)
-        precision, eager = trial.reference.precision, trial.reference.eager(inputs)
-        expected = trial.reference.expected(inputs, eager)
-        outputs = trial.compare(f"golden {case.name}", inputs, expected, precision, eager if precision == "float64" else None)
-        made = GoldenCase(case.name, inputs, outputs, {name: array.astype(np.float64) for name, array in expected.items()})
+        made = _golden_case(trial, case.name, case.inputs(trial.signature))
         size += _size(made)
         if kept and (size > MAX_GOLDEN_BYTES or len(kept) == MAX_GOLDEN_CASES):
             break
         kept.append(made)
-    return kept
+    return [*(case for case in raw if case.name in given.golden), *kept]
+
+
+def _golden_case(trial: _Trial, name: str, inputs: Arrays) -> GoldenCase:
+    precision, eager = trial.reference.precision, trial.reference.eager(inputs)
+    expected = trial.reference.expected(inputs, eager)
+    outputs = trial.compare(f"golden {name}", inputs, expected, precision, eager if precision == "float64" else None)
+    return GoldenCase(name, inputs, outputs, {output: array.astype(np.float64) for output, array in expected.items()})
 
 
 def _size(case: GoldenCase) -> int:

@@ -1,7 +1,7 @@
 """The export: a checkpoint becomes a proven artifact, step by step, or nothing is written."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import model_defs
-from artifact import golden, manifest
-from artifact.artifact import read_budgets
+from artifact import golden, manifest, raw_cases
+from artifact.artifact import read_budgets, read_operations
 from artifact.engines import MODEL_FILES, load_engine
 from artifact.errors import ArtifactError
 from artifact.signature import Signature
@@ -26,9 +26,11 @@ from export.find_config import find_config
 from export.float16 import FILE as FLOAT16_ONNX
 from export.float16 import compare_float16_weights, round_to_float16
 from export.onnx import compare_onnx_weights, lower_onnx
+from export.operations import DeclaredOperations, RawInputs, declared_operations, pick_golden, raw_inputs
 from export.pack import Packed, assemble, store
-from export.parity import Comparison, Lowered, Proof, prove
+from export.parity import Comparison, Given, Lowered, Proof, prove
 from export.pt2 import compare_pt2_weights, lower_pt2
+from export.samples import Sample, read_samples
 from export.strict import Loaded, load_strictly
 from export.torchscript import compare_torchscript_weights, lower_torchscript
 
@@ -59,6 +61,7 @@ class ExportRequest:
     ignore: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     limits: ParityLimits = field(default_factory=ParityLimits)
+    samples: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Prepared:
     model: nn.Module
     signature: Signature
     labels: bytes | None
+    operations: DeclaredOperations | None
+    raw_inputs: Sequence[RawInputs]
     formats: tuple[str, ...]
 
     @property
@@ -125,6 +130,8 @@ def prepare(request: ExportRequest, progress: Progress) -> Prepared:
         model = build_model(config.model.name, config.model.params)
         require_eval(model)
         signature = bind_inputs(model, config)
+        declared = declared_operations(found, signature, labels)
+        given = raw_inputs(declared, signature, _samples(request.samples, declared))
     with progress.step("load strictly"):
         weights = checkpoint.select(request.weights or config.weights.select)
         ignore = (*config.weights.ignore, *request.ignore)
@@ -140,6 +147,8 @@ def prepare(request: ExportRequest, progress: Progress) -> Prepared:
         model=model,
         signature=signature,
         labels=labels,
+        operations=declared,
+        raw_inputs=given,
         formats=_formats(request.formats or config.formats),
     )
 
@@ -160,7 +169,10 @@ def build(prepared: Prepared, progress: Progress) -> Built:
     rounded, rounded_weights = _round(prepared, captured, models, progress)
     with progress.step("prove parity"):
         lowered = Lowered(models, prepared.config.precision, rounded)
-        proof = prove(prepared.model, captured, lowered, prepared.request.limits, progress.advance)
+        given = Given(
+            {one.name: one.inputs for one in prepared.raw_inputs}, [one.name for one in pick_golden(prepared.raw_inputs)]
+        )
+        proof = prove(prepared.model, captured, lowered, prepared.request.limits, progress.advance, given)
     for name, count in compared.items():
         proof.report["engines"][name]["weights_bit_equal"] = count
     for file, count in rounded_weights.items():
@@ -194,6 +206,10 @@ def _require_replay(packed: Packed, formats: tuple[str, ...]) -> None:
         for name in formats:
             engine = load_engine(name, packed.files[MODEL_FILES[name]], signature)
             golden.require(golden.replay(engine, signature, cases, budgets[name]))
+        made = read_operations(packed.manifest, packed.files, Path())
+        if made is not None:
+            raw = raw_cases.decode(packed.files[manifest.RAW], made)
+            golden.require(raw_cases.replay(made, raw, cases, packed.manifest.formats[0]))
     except ArtifactError as cause:
         raise ParityFailed(f"the artifact does not pass its own replay, so it was not written: {cause}") from cause
 
@@ -221,6 +237,14 @@ def export(request: ExportRequest, progress: Progress) -> Exported:
         seconds=time.perf_counter() - started,
         precisions=built.proof.report.get("precisions", {}),
     )
+
+
+def _samples(directory: Path | None, declared: DeclaredOperations | None) -> list[Sample]:
+    if directory is None:
+        return []
+    if declared is None or not declared.operations.raw_inputs:
+        raise ConfigError("--samples is for models whose YAML declares preprocess: this one takes tensors")
+    return read_samples(directory, declared.operations.raw_inputs)
 
 
 def _formats(wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -37,6 +37,10 @@ class Document:
         line, column = self.places.get(known, (1, 1))
         return f"{self.name}:{line}:{column}"
 
+    def wrong(self, path: Path, problem: str) -> str:
+        """The message of a problem at a path: where it is, the path itself, and what is wrong."""
+        return f"{self.at(path)}: {'.'.join(str(part) for part in path)}: {problem}"
+
 
 class _CoreLoader(_Loader):  # type: ignore[misc, valid-type]
     """Resolves plain scalars by YAML 1.2's core schema."""

@@ -1,0 +1,147 @@
+"""The declared operations of an export: checked against the signature, their files read, and raw cases that prove them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from artifact import operations, raw_cases
+from artifact.errors import ArtifactError
+from artifact.golden import GoldenCase
+from artifact.operations import Chains, Operations, RawLimits, RawValue
+from artifact.operations.errors import BadOperations
+from artifact.raw_cases import RawCase
+from artifact.signature import Signature
+from export.cases import Case
+from export.config import Config
+from export.errors import ConfigError
+from export.find_config import FoundConfig
+from export.samples import Sample, made_samples
+
+MAX_RAW_CASES = 4
+"""Raw golden cases in an artifact: each has its tensors beside it."""
+MAX_RAW_BYTES = 2 << 20
+"""Bytes of a raw golden case's values; larger samples are used for parity alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredOperations:
+    """Operations at work, and the bytes of the files that they name, by the artifact's own names."""
+
+    operations: Operations
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RawInputs:
+    """A sample, and what the model is given for it: a row, as the operations made it."""
+
+    name: str
+    raw: Mapping[str, RawValue]
+    inputs: Mapping[str, np.ndarray]
+
+
+def declared_operations(found: FoundConfig, signature: Signature, labels: bytes | None) -> DeclaredOperations | None:
+    """What the config declares, or None.
+
+    Raises:
+        ConfigError: a chain does not fit the model, or a file that it names cannot be read; with the place in the YAML.
+    """
+    chains = found.config.chains
+    if not chains.to_json():
+        return None
+    chains, files = _with_files(chains, found)
+    texts = () if labels is None else tuple(labels.decode("utf-8").splitlines())
+    by_output = {spec.name: texts for spec in signature.outputs if spec.labels is not None}
+    try:
+        return DeclaredOperations(operations.make(chains, signature, files, by_output), files)
+    except BadOperations as cause:
+        raise ConfigError(found.document.wrong(cause.path, str(cause))) from cause
+
+
+def _with_files(chains: Chains, found: FoundConfig) -> tuple[Chains, dict[str, bytes]]:
+    """The chains with the artifact's names of their files, and those files."""
+    names: dict[str, str] = {}
+    files: dict[str, bytes] = {}
+    for number, (named, path) in enumerate(chains.files.items(), 1):
+        place = found.directory / named
+        try:
+            data = place.read_bytes()
+        except OSError as cause:
+            raise ConfigError(found.document.wrong(path, f"{place} cannot be read: {cause.strerror}")) from cause
+        names[named] = "tokenizer.json" if number == 1 else f"tokenizer-{number}.json"
+        files[names[named]] = data
+    return chains.renamed(names), files
+
+
+def with_artifact_names(config: Config, declared: DeclaredOperations | None) -> Config:
+    """The config with the artifact's names of files, and every parameter of its operations."""
+    if declared is None:
+        return config
+    return config.model_copy(update=declared.operations.chains.to_json())
+
+
+def raw_inputs(declared: DeclaredOperations | None, signature: Signature, samples: Sequence[Sample]) -> list[RawInputs]:
+    """What the model is given for every sample; without samples, for some that are made. Empty where nothing is raw.
+
+    Raises:
+        ConfigError: a sample cannot be prepared, or no sample can be made that the operations take.
+    """
+    if declared is None or not declared.operations.raw_inputs:
+        return []
+    if samples:
+        return [_prepared(declared.operations, signature, sample, number) for number, sample in enumerate(samples)]
+    made: list[RawInputs] = []
+    for sample in made_samples(declared.operations.raw_inputs, signature):
+        try:
+            made.append(_prepared(declared.operations, signature, sample, len(made)))
+        except ConfigError:  # a picture too small for a crop, say: the next one may do
+            continue
+    if not made:
+        raise ConfigError("no made-up picture, text or row passes the declared operations; give real ones with --samples DIR")
+    return made
+
+
+def _prepared(made: Operations, signature: Signature, sample: Sample, number: int) -> RawInputs:
+    try:
+        inputs = made.join([made.prepare(sample.raw, RawLimits())])
+        sizes = {
+            dim: size for spec in signature.inputs if spec.name in inputs for dim, size in _sizes(spec.shape, inputs[spec.name])
+        }
+        sizes = {**{name: dim.opt or dim.min for name, dim in signature.dims.items()}, **sizes}
+        others = Case("others", sizes, "uniform", seed=3000 + number).inputs(signature)
+        inputs = {**others, **inputs}
+        signature.validate(inputs)
+    except ArtifactError as cause:
+        raise ConfigError(f"sample {sample.name} does not pass the declared operations: {cause}") from cause
+    return RawInputs(f"raw-{number:02}", sample.raw, inputs)
+
+
+def _sizes(shape: Sequence[int | str], array: np.ndarray) -> Iterator[tuple[str, int]]:
+    return ((dim, size) for dim, size in zip(shape, array.shape, strict=True) if isinstance(dim, str))
+
+
+def pick_golden(given: Sequence[RawInputs]) -> list[RawInputs]:
+    """Those whose values are small enough to travel in the artifact: the first few."""
+
+    def size(one: RawInputs) -> int:
+        return sum(len(value) if isinstance(value, bytes) else len(str(value)) for value in one.raw.values())
+
+    return [one for one in given if size(one) <= MAX_RAW_BYTES][:MAX_RAW_CASES]
+
+
+def encode_raw_cases(
+    declared: DeclaredOperations, given: Sequence[RawInputs], kept: Sequence[GoldenCase], recorded_engine: str
+) -> bytes:
+    """The bytes of raw.safetensors: of every golden case that has a raw value, or of all, where only outputs have operations."""
+    raw = {one.name: one.raw for one in given}
+    made = declared.operations
+    chosen = [case for case in kept if case.name in raw] if made.raw_inputs else list(kept)[:MAX_RAW_CASES]
+    return raw_cases.encode(
+        RawCase(
+            case.name,
+            raw.get(case.name, {}),
+            made.finish(case.outputs[recorded_engine])[0] if made.predicts else None,
+        )
+        for case in chosen
+    )
