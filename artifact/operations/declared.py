@@ -4,11 +4,14 @@ A list is the chain of the only raw input, or of the only output; else a mapping
 key, its name, to its parameters: `{resize: {short: 256}}`.
 """
 
+import difflib
+import json
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from artifact.operations import images, outputs, table, text
 from artifact.operations.errors import BadOperations
@@ -35,8 +38,8 @@ class Declared(Generic[Kept]):
     path: Path
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the manifest: every parameter, those that were not given too."""
-        return {self.name: self.operation.model_dump(mode="json")}
+        """As it stands in the manifest: every parameter, defaults too; what is not set is left out."""
+        return {self.name: self.operation.model_dump(mode="json", exclude_none=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +108,57 @@ def _one(item: Any, path: Path, known: Mapping[str, type[Kept]]) -> Declared[Kep
         raise BadOperations("one operation is a mapping of its name to its parameters, as {resize: {short: 256}}", path)
     name, parameters = next(iter(item.items()))
     if name not in known:
-        raise BadOperations(f"there is no operation {name!r}; they are {', '.join(known)}", path)
+        raise BadOperations(f"there is no operation {name!r}{_nearest(name, list(known))}", path)
     try:
-        operation = known[name].model_validate({} if parameters is None else parameters)
+        # JSON, so that types are strict, and lists are tuples all the same
+        operation = known[name].model_validate_json(json.dumps({} if parameters is None else parameters), strict=True)
+    except (TypeError, RecursionError) as cause:  # a YAML's date, or a list within itself
+        raise BadOperations(f"the parameters of {name} hold more than plain data: {cause}", (*path, name)) from cause
     except ValidationError as cause:
-        problem = cause.errors(include_url=False)[0]
-        inside = tuple(part for part in problem["loc"] if isinstance(part, int) or part in _names(known[name]))
-        raise BadOperations(_message(problem, known[name]), (*path, name, *inside)) from cause
+        # of a value that may be of several types, the problem that lies deepest is of the type that was meant
+        problem = max(cause.errors(include_url=False), key=lambda one: len(_inside(parameters, one["loc"])))
+        raise BadOperations(_message(problem, known[name]), (*path, name, *_inside(parameters, problem["loc"]))) from cause
     return Declared(name, operation, (*path, name))
 
 
-def _names(operation: type[Operation]) -> Sequence[str]:
-    return [field.alias or name for name, field in operation.model_fields.items()]
+def _inside(data: Any, location: Path) -> Path:
+    """The parts of a problem's location that are in the data: pydantic also names the types that it tried."""
+    found: list[str | int] = []
+    for part in location:
+        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+            data = data[part]
+            found.append(part)
+    return tuple(found)
+
+
+def _names(model: type[BaseModel], location: Path) -> Sequence[str]:
+    """The parameters that there are at a place."""
+    for part in location:
+        inner = _model(model.model_fields[part].annotation) if part in model.model_fields else None
+        model = inner or model
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The first model within a type: that of the list's items, or of one that may be None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model, typing.get_args(annotation))), None)
+
+
+def _nearest(name: object, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; nearest: {close[0]}" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def _message(problem: Any, operation: type[Operation]) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {problem['loc'][-1]!r}; they are {', '.join(_names(operation)) or 'none'}"
+        return f"unknown parameter {problem['loc'][-1]!r}{_nearest(problem['loc'][-1], _names(operation, problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"parameter {problem['loc'][-1]!r} is required, but not there"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{message[:1].lower()}{message[1:]}, got {problem['input']!r}"
+    shown = "" if problem["type"] == "value_error" else f", got {json.dumps(problem['input'])}"
+    return f"{message[:1].lower()}{message[1:]}{shown}"
 
 
 def _to_json(chains: Mapping[str, tuple[Declared[Any], ...]]) -> Any:

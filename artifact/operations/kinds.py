@@ -28,10 +28,13 @@ class Raw:
 
     kind: RawKind
 
+    def __str__(self) -> str:
+        return f"a raw {self.kind}"
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture as an array [height, width, channels]; a size of None is any.
+    """A picture of [height, width, channels]; a size of None is any, of `least` pixels where that is known.
 
     `low` and `high` are the least and the largest value that it can hold.
     """
@@ -42,6 +45,10 @@ class Image:
     width: int | None
     low: float
     high: float
+    least: int | None = None
+
+    def __str__(self) -> str:
+        return f"a picture of {self.dtype}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,18 @@ class Tensor:
     side: Literal["left", "right"] = "right"
     most: Mapping[int, int] | None = None
 
+    def __str__(self) -> str:
+        return f"a tensor of {self.dtype}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
     """Several tensors of one raw value, by the names of the model's inputs."""
 
     by_name: Mapping[str, Tensor]
+
+    def __str__(self) -> str:
+        return f"the tensors {', '.join(self.by_name)}"
 
 
 Kind = Raw | Image | Tensor | Tensors
@@ -73,7 +86,7 @@ Kind = Raw | Image | Tensor | Tensors
 class Operation(BaseModel):
     """The parameters of one operation, as the YAML gives them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class InputOperation(Operation):

@@ -102,6 +102,10 @@ def make(chains: Chains, signature: Signature, files: Files, labels: Labels) -> 
     made = [tensor for one in inputs for tensor in one.spec.makes]
     if twice := {name for name in made if made.count(name) > 1}:
         raise BadOperations(f"two chains make the input {', '.join(sorted(twice))}", ("preprocess",))
+    if inputs and (lacking := [spec.name for spec in signature.inputs if spec.name not in made]):
+        raise BadOperations(f"no chain makes the input {', '.join(lacking)}; declare one for each", ("preprocess",))
+    if chains.postprocess:
+        _require_rows(signature)
     outputs = {
         spec.name: Output(spec.dtype, spec.shape[1:], tuple(labels[spec.name]) if spec.name in labels else None)
         for spec in signature.outputs
@@ -114,6 +118,13 @@ def make(chains: Chains, signature: Signature, files: Files, labels: Labels) -> 
         _fills={name: tensor for one in inputs for name, tensor in one.tensors.items() if tensor.fill is not None},
         _outputs=dict(_output_chain(name, chain, outputs) for name, chain in chains.postprocess.items()),
     )
+
+
+def _require_rows(signature: Signature) -> None:
+    """Raises BadOperations unless every output has rows: an answer is made of one."""
+    for spec in signature.outputs:
+        if not spec.shape or spec.shape[0] not in {BATCH, 1}:
+            raise BadOperations(f"output {spec.name} has no leading dimension of rows ({BATCH!r}, or 1)", ("postprocess",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +190,8 @@ def _require_fits(name: str, tensor: Tensor, signature: Signature, last: Declare
         names = ", ".join(spec.name for spec in signature.inputs)
         raise BadOperations(f"the chain makes {name!r}, which is no input of the model; they are {names}", last.path)
     if tensor.dtype != spec.dtype:
-        raise BadOperations(f"the chain makes {tensor.dtype}, but input {name} is {spec.dtype}", last.path)
+        mend = "add to_float" if tensor.dtype == "uint8" and spec.dtype == "float32" else f"declare it {tensor.dtype}"
+        raise BadOperations(f"the chain makes {tensor.dtype}, but input {name} is {spec.dtype}; {mend}", last.path)
     if not spec.shape or spec.shape[0] not in {BATCH, 1}:
         raise BadOperations(f"input {name} has no leading dimension of rows ({BATCH!r}, or 1)", last.path)
     declared_shape = spec.shape[1:]
@@ -217,8 +229,9 @@ def _filled(spec: TensorSpec, signature: Signature, arrays: list[np.ndarray], te
             shape[axis] = -(-max(shape[axis], allowed.min) // allowed.multiple) * allowed.multiple
     joined = np.full((len(arrays), *shape), tensor.fill, arrays[0].dtype)
     for place, array in enumerate(arrays):
+        pairs = zip(shape, array.shape[1:], strict=True)
         left = tensor.side == "left"
-        joined[(place, *(slice(-size, None) if left else slice(0, size) for size in array.shape[1:]))] = array[0]
+        joined[(place, *(slice(most - size, most) if left else slice(size) for most, size in pairs))] = array[0]
     return joined
 
 
