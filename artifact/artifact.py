@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from artifact import golden, manifest, operations, raw_cases
-from artifact.engines import LOADERS, Engine, EngineOptions, cuda_devices, load_engine, model_file
+from artifact.engines import LOADERS, MODEL_FILES, Engine, EngineOptions, cuda_devices, load_engine, model_file
 from artifact.errors import DamagedArtifact, EngineUnavailable
 from artifact.golden import GoldenCase, Replay
 from artifact.manifest import PRECISIONS, Manifest
@@ -25,8 +25,8 @@ AUTO = "auto"
 class Artifact:
     """One model with one engine: `run` it, `replay` its golden cases. Made by `load`.
 
-    `budgets` are by engine and output, those of the `precision` that the engine computes in on its `device`. `operations` are None
-    where none are declared; `raw_cases` are their recorded values.
+    `budgets` are by engine and output, those of the `precision` that the engine computes in on its `device`. `operations` are
+    None where none are declared; `raw_cases` are their recorded values.
     """
 
     path: Path
@@ -137,6 +137,19 @@ def read_operations(stated: Manifest, files: Mapping[str, bytes], directory: Pat
             f"{directory / manifest.MANIFEST} declares operations that this version does not run: {cause}; "
             "serve it with the version that exported it, or export again"
         ) from cause
+
+
+def served_operations(directory: Path, stated: Manifest) -> Operations | None:
+    """As `read_operations`, of an artifact on disk: of its files, those alone are read that the operations name.
+
+    Raises:
+        DamagedArtifact, OperationsUnavailable: as `read_operations`; or such a file is not the one that the manifest states.
+    """
+    if not stated.operations:
+        return None
+    wanted = {name: entry for name, entry in stated.files.items() if name not in MODEL_FILES.values()}
+    files = {name: manifest.read_listed(directory, name, entry) for name, entry in wanted.items() if not name.endswith(".onnx")}
+    return read_operations(stated, files, directory)
 
 
 def read_labels(stated: Manifest, files: Mapping[str, bytes]) -> dict[str, tuple[str, ...]]:

@@ -29,11 +29,10 @@ from serving.model import ServedModel, load_model
 from serving.model_versions import LoadedVersion
 from serving.plan import Plan
 from serving.protocols import management, metadata
-from serving.protocols.asked import Limits
 from serving.protocols.statistics import statistics
 from serving.remote_repository import Mirror
 from serving.repository import WHOLE, Event, Readiness, Repository, Routing
-from serving.served import ServedVersion
+from serving.served import ServedVersion, limits_of
 from serving.settings import ModelSettings, Settings
 from serving.tracked import ID, Tracked
 
@@ -201,9 +200,7 @@ def create_app(settings: Settings, others: OtherProcesses | None = None) -> Fast
 
 
 def _running(settings: Settings, others: OtherProcesses | None) -> Running:
-    limits = Limits(
-        max_body_bytes=settings.max_body_bytes, max_tensors=settings.max_tensors, max_json_depth=settings.max_json_depth
-    )
+    limits = limits_of(settings)
 
     arrivals = Arrivals(settings.body_timeout_s)
 

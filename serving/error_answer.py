@@ -53,7 +53,7 @@ def reason(error: Exception) -> str:
 def status_of(error: Exception) -> int:
     """The HTTP status that tells of the error."""
     if isinstance(error, InvalidInput):
-        return 400
+        return getattr(error, "status", 400)
     if isinstance(error, OutOfMemory):
         return 507
     if isinstance(error, HTTPException):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from foundation.environment import cores
 from serving.batcher import Job
 from serving.body import Arrivals
 from serving.error_answer import error_answer, reason
@@ -13,6 +14,7 @@ from serving.messages import Answer, Leaving, Request
 from serving.metrics import PROTOCOLS
 from serving.protocols.asked import Arrays
 from serving.protocols.compression import compress, decompress
+from serving.raw.fetched import fetcher
 from serving.served import Queue, ServedVersion
 from serving.settings import Settings
 
@@ -82,7 +84,9 @@ def route(path: str) -> Route | None:
 
 
 class Inference:
-    """Answers prediction requests. Lives on the event loop, with one thread for what is large, which `close` ends.
+    """Answers prediction requests. Lives on the event loop, with one thread for what is large and several for raw inputs.
+
+    `close` ends them.
 
     `arrivals` are the bodies that the faces read; `active` counts requests that began and are not answered.
     """
@@ -91,6 +95,9 @@ class Inference:
         self._versions = versions
         self._failures = failures
         self._thread = _one_thread()
+        self._decode_threads = settings.decode_threads or cores()
+        self._pool = self._decoders()
+        self._fetch = fetcher(settings)
         self._compress_min_bytes = settings.compress_min_bytes
         self._max_body_bytes = settings.max_body_bytes
         self.arrivals = arrivals
@@ -112,14 +119,21 @@ class Inference:
     def close(self) -> None:
         """Ends the thread. Whoever asks after that begins another: an application may be started again."""
         self._thread.shutdown(wait=False)
-        self._thread = _one_thread()
+        self._pool.shutdown(wait=False)
+        self._thread, self._pool = _one_thread(), self._decoders()
+
+    def _decoders(self) -> ThreadPoolExecutor:
+        """Threads for raw inputs; they are started when they are first needed."""
+        return ThreadPoolExecutor(self._decode_threads, "decode")
 
     def refuse(self, error: Exception, method: str, path: str, request_id: str) -> Answer:
         """The answer to a request that no model was asked about."""
         self._failures.request_failed(reason(error))
         return error_answer(error, method, path, request_id)
 
-    async def answer(self, asked_for: Route, request: Request, request_id: str, leaving: Leaving) -> Answer:
+    async def answer(  # noqa: C901, PLR0912 - one coroutine, as its text says
+        self, asked_for: Route, request: Request, request_id: str, leaving: Leaving
+    ) -> Answer:
         """The answer, an error's too; raises nothing but CancelledError, and NotHere where the versions do.
 
         One coroutine from the routing to the answer: each further one would cost every request about half a microsecond.
@@ -134,7 +148,10 @@ class Inference:
                 encoding = request.headers.get("content-encoding")
                 if encoding is not None:
                     request.body = await asyncio.to_thread(decompress, request.body, encoding, self._max_body_bytes)
-                if len(request.body) <= SMALL_BYTES or codec.parsed_bytes(request) <= SMALL_BYTES:
+                raw = served.raw
+                if raw is not None:
+                    asked = await raw.asked(asked_for.protocol, codec, request, self._pool, self._fetch)
+                elif len(request.body) <= SMALL_BYTES or codec.parsed_bytes(request) <= SMALL_BYTES:
                     asked = codec.decode(request)
                 else:
                     asked = await asyncio.get_running_loop().run_in_executor(self._thread, codec.decode, request)
@@ -145,7 +162,9 @@ class Inference:
                     outputs = await (_outcome(batcher, job) if batcher.on_loop else _unless_left(batcher, job, leaving))
                     done = outputs, job.started_at, job.ended_at
                 outputs, begun, ended = done
-                if _is_small(outputs):
+                if raw is not None:
+                    answer = await raw.answer(codec, asked, outputs, self._pool)
+                elif _is_small(outputs):
                     answer = codec.encode(asked, outputs)
                 else:
                     answer = await asyncio.get_running_loop().run_in_executor(self._thread, codec.encode, asked, outputs)

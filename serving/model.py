@@ -12,7 +12,7 @@ from serving.calls import Calls
 from serving.execution import Execution, Prepared, prepare
 from serving.metrics import VersionMetrics
 from serving.protocols.asked import Limits
-from serving.served import Place, ServedVersion, codecs_of
+from serving.served import Place, ServedVersion, codecs_of, raw_of
 from serving.settings import ModelSettings
 
 
@@ -30,9 +30,11 @@ class ServedModel(ServedVersion):
         self._calls = Calls(*place, prepared, settings)
         self.max_queue_rows = self._calls.max_queue_rows
         allowed = replace(limits, max_rows=self.max_queue_rows)
-        codecs = codecs_of(place, loaded.signature, allowed, read_labels(loaded.path, loaded.manifest))
+        labels = read_labels(loaded.path, loaded.manifest)
+        codecs = codecs_of(place, loaded.signature, allowed, labels)
+        raw = raw_of(place, loaded.operations, loaded.signature, allowed, labels)
         metrics = VersionMetrics(*place)
-        super().__init__(place, codecs, self._calls.batcher(metrics, arriving), metrics, settings)
+        super().__init__(place, codecs, self._calls.batcher(metrics, arriving), metrics, settings, raw)
 
     @property
     def signature(self) -> Signature:

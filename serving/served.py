@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from artifact.operations import Operations, RawLimits
 from artifact.signature import Signature
 from serving.batcher import Job
 from serving.errors import BadRequest
@@ -12,7 +13,8 @@ from serving.metrics import VersionMetrics
 from serving.protocols.asked import Arrays, Asked, Codec, Limits
 from serving.protocols.oip import OipCodec
 from serving.protocols.predictions import PredictionsCodec
-from serving.settings import ModelSettings
+from serving.raw.version import RawVersion
+from serving.settings import ModelSettings, Settings
 
 _SOON_S = 1e-6
 """What is left of a deadline that passed while the body was decoded."""
@@ -56,6 +58,22 @@ class Queue(Protocol):
         ...
 
 
+def limits_of(settings: Settings) -> Limits:
+    """What requests may hold, as the settings say."""
+    return Limits(
+        max_body_bytes=settings.max_body_bytes,
+        max_tensors=settings.max_tensors,
+        max_json_depth=settings.max_json_depth,
+        raw=RawLimits(
+            image_bytes=settings.max_body_bytes,
+            image_pixels=settings.max_image_pixels,
+            image_frames=settings.max_image_frames,
+            text_bytes=settings.max_text_bytes,
+            tokens=settings.max_tokens,
+        ),
+    )
+
+
 def codecs_of(place: Place, signature: Signature, limits: Limits, labels: Mapping[str, Sequence[str]]) -> Mapping[str, Codec]:
     """The protocols' decoders and encoders for one version, by the protocols' names."""
     name, version = place
@@ -65,21 +83,35 @@ def codecs_of(place: Place, signature: Signature, limits: Limits, labels: Mappin
     }
 
 
+def raw_of(
+    place: Place, operations: Operations | None, signature: Signature, limits: Limits, labels: Mapping[str, Sequence[str]]
+) -> RawVersion | None:
+    """What the declared operations of a version do; None where there are none."""
+    return None if operations is None else RawVersion(place, operations, signature, limits, labels)
+
+
 class ServedVersion:
     """A version that answers. Lives on the event loop.
 
-    `codecs` are the protocols' decoders and encoders, `batcher` where its rows wait, `metrics` what is counted, `in_flight` the
-    requests that entered.
+    `codecs` are the protocols' decoders and encoders, `batcher` where its rows wait, `metrics` what is counted, `raw` what its
+    declared operations do, if it has any, `in_flight` the requests that entered.
     """
 
-    def __init__(
-        self, place: Place, codecs: Mapping[str, Codec], batcher: Queue, metrics: VersionMetrics, settings: ModelSettings
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts that a version is put together from
+        self,
+        place: Place,
+        codecs: Mapping[str, Codec],
+        batcher: Queue,
+        metrics: VersionMetrics,
+        settings: ModelSettings,
+        raw: RawVersion | None = None,
     ) -> None:
         self.name, self.version = place
         self.codecs = codecs
         self.batcher = batcher
         self.metrics = metrics
         self.settings = settings
+        self.raw = raw
         self.in_flight = 0
         self._loop = asyncio.get_running_loop()
         self._levels, self._default_priority = settings.priority_levels, settings.default_priority

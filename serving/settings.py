@@ -25,6 +25,7 @@ from serving.fields import (
     Label,
     NonNegative,
     OrNone,
+    Patterns,
     Place,
     Positive,
     Sizes,
@@ -214,10 +215,24 @@ class Settings(TorchServeKeys, ModelDefaults, frozen=True):
     )
     drain_delay_s: NonNegative = setting("Server", 0.0, "At the end, how long the server answers on while it says not ready.")
     drain_timeout_s: NonNegative = setting("Server", 30.0, "At the end, how long requests in flight may take.")
+    decode_threads: OrNone[Annotated[Count, Field(le=256)]] = setting(
+        "Server", None, "Threads that decode pictures and tokenise texts beside the engine; none: as many as there are cores."
+    )
     compress_min_bytes: Bytes = setting("Server", 1024, "The smallest answer that is compressed, for clients that accept it.")
     max_body_bytes: Bytes = setting("Limits", 64 << 20, "The largest body that is read, also after decompression.", ge=1)
     max_tensors: Count = setting("Limits", 64, "Tensors of one request, at most.")
     max_json_depth: Count = setting("Limits", 64, "How deep a JSON body may nest.", le=1024)
+    max_image_pixels: Count = setting(
+        "Limits", 50_000_000, "Pixels of one picture, at most; decoding takes up to 16 bytes of memory for each."
+    )
+    max_image_frames: Count = setting("Limits", 1, "Pictures in one file, at most; of several, the first is taken.")
+    max_text_bytes: Bytes = setting("Limits", 1 << 20, "The longest text that is tokenised, in UTF-8.", ge=1)
+    max_tokens: Count = setting("Limits", 1 << 18, "Tokens that a text may become, before truncation.")
+    input_urls: Patterns = setting(
+        "Limits",
+        (),
+        "Regular expressions, one of which must match the whole URL of a picture that a request names; none: no URLs.",
+    )
     max_header_bytes: Bytes = setting("Limits", 64 << 10, "The largest head of a request.", ge=8192)
     max_connections: Count = setting("Limits", 1024, "Connections at the same time, at most.")
     header_timeout_s: Positive = setting(

@@ -125,8 +125,9 @@ def _inside(data: Any, location: Path) -> Path:
     """The parts of a problem's location that are in the data: pydantic also names the types that it tried."""
     found: list[str | int] = []
     for part in location:
-        if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
-            data = data[part]
+        known: Any = dict(enumerate(data)) if isinstance(data, list) else data
+        if isinstance(known, dict) and part in known:
+            data = known[part]
             found.append(part)
     return tuple(found)
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from artifact import read_manifest
+from artifact.artifact import served_operations
+from artifact.operations import Operations
 from artifact.signature import Signature
 from serving.errors import LoadFailed
 from serving.execution import prepare
@@ -13,7 +16,7 @@ from serving.metrics import VersionMetrics
 from serving.model import ServedModel
 from serving.processes.channels import Channels
 from serving.protocols.asked import Limits
-from serving.served import Place, ServedVersion, codecs_of
+from serving.served import Place, ServedVersion, codecs_of, raw_of
 from serving.settings import ModelSettings
 
 
@@ -66,8 +69,18 @@ async def attached(order: Order, limits: Limits, arriving: Callable[[], int]) ->
     # Its rows are copied into shared memory anyway: until then they may lie as the client sent them.
     allowed = replace(limits, max_rows=order.max_queue_rows, unaligned=True)
     codecs = codecs_of(order.place, order.signature, allowed, order.labels)
+    operations = await asyncio.to_thread(_operations, order)
+    raw = raw_of(order.place, operations, order.signature, allowed, order.labels)
     channels = Channels(order.signature, order.arena_bytes, order.max_queue_rows)
-    return ServedVersion(order.place, codecs, channels, VersionMetrics(*order.place), order.settings)
+    return ServedVersion(order.place, codecs, channels, VersionMetrics(*order.place), order.settings, raw)
+
+
+def _operations(order: Order) -> Operations | None:
+    """What the version declares; control has replayed it."""
+    stated = read_manifest(order.directory)
+    if stated.content_id != order.content_id:
+        raise LoadFailed(f"{order.directory} was replaced by another artifact while it was being loaded")
+    return served_operations(order.directory, stated)
 
 
 async def _loaded(order: Order, limits: Limits, arriving: Callable[[], int]) -> ServedVersion:

@@ -32,9 +32,8 @@ from serving.processes.link import Link, Message
 from serving.processes.parent import end_with_parent
 from serving.processes.routes import Routes
 from serving.processes.tally import Tally
-from serving.protocols.asked import Limits
 from serving.rsgi import RsgiFace
-from serving.served import ServedVersion  # noqa: TC001 - as every import of ours: at the top
+from serving.served import ServedVersion, limits_of
 from serving.settings import Settings
 
 log = logging.getLogger("stateserve")
@@ -84,9 +83,7 @@ class FrontEnd:
         logs.configure(settings.log_format, access_log=settings.access_log, process=f"front end {start['number']}")
         self._settings = _own_share(settings)
         self._listener = listeners_of(settings)[start["listener"]]
-        self._limits = Limits(
-            max_body_bytes=settings.max_body_bytes, max_tensors=settings.max_tensors, max_json_depth=settings.max_json_depth
-        )
+        self._limits = limits_of(settings)
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._versions: dict[int, ServedVersion] = {}

@@ -1,10 +1,11 @@
 """What a request asks for, whichever protocol it came by; and what a protocol must be able to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from artifact.operations.limits import RawLimits
 from serving.messages import Answer, Request
 
 Arrays = dict[str, np.ndarray]
@@ -14,7 +15,8 @@ Arrays = dict[str, np.ndarray]
 class Limits:
     """What a decoder accepts at most.
 
-    `unaligned`: arrays that are views of a body may begin anywhere in it, for whoever copies them before anything else.
+    `unaligned`: arrays that are views of a body may begin anywhere in it, for whoever copies them before anything else. `raw`:
+    what a picture, a text or a row may hold.
     """
 
     max_body_bytes: int = 64 << 20
@@ -22,6 +24,7 @@ class Limits:
     max_json_depth: int = 64
     max_rows: int = 1024
     unaligned: bool = False
+    raw: RawLimits = field(default_factory=RawLimits)
 
 
 @dataclass(slots=True)

@@ -153,6 +153,11 @@ class PredictionsCodec:
         header = self._npy_headers.get(array.shape) or self._npy_headers.keep(array.shape, _npy_header(array))
         return Answer(200, header + bytes_of_array(array), headers)
 
+    def reply_of(self, request: Request) -> str:
+        """The content type of the answer to a request. Raises NotAcceptable as `decode` does."""
+        accept = request.headers.get("accept")
+        return JSON if accept is None else self._replies.get(accept) or self._reply(accept)
+
     def _form(self, content_type: str) -> str:
         form = BODIES.get(content_type.partition(";")[0].strip().lower())
         if form is None:

@@ -30,6 +30,8 @@ Colour = tuple[int, int, int]
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 WHITE: Colour = (255, 255, 255)
 
+_STRIP_PIXELS = 1 << 18
+
 # What Pillow's decoders raise on damaged files. MemoryError is not among them: that is no fault of the file.
 _DAMAGED = (
     OSError,
@@ -97,19 +99,17 @@ def decode(data: Any, mode: Mode, background: Colour, limits: RawLimits) -> "Pic
         raise BadImage(f'a picture is the bytes of its file, not a {type(data).__name__}; in JSON it is {{"b64": "…"}}')
     if len(data) > limits.image_bytes:
         raise TooLarge(f"the picture's file has {len(data)} bytes; at most {limits.image_bytes} are allowed")
-    data = bytes(data)
+    data = bytes(data)  # no copy of bytes
     header = read_header(data)
     header.require_within(limits)
     try:
         picture = _opened(header, data)
         picture.load()
+        _require_whole(picture, header, data)
+        picture = _in_mode(picture, header, mode, background)  # the same name: the one before it is let go
+        return _upright(picture, header.orientation)
     except _DAMAGED as cause:
         raise BadImage(f"the {header.format} file cannot be decoded, it is damaged: {cause}") from cause
-    if (picture.width, picture.height) != (header.width, header.height):
-        raise BadImage(f"the {header.format} file says {header.width} x {header.height} pixels, but decodes to others")
-    if header.png is not None:
-        _require_last_row(picture, header, header.png, data)
-    return _upright(in_mode(_plain(picture, header), mode, background), header.orientation)
 
 
 def read_header(data: bytes) -> Header:
@@ -146,52 +146,69 @@ def _opened(header: Header, data: bytes) -> "ImageFile":
         raise TooLarge(f"the WebP file has more pixels than pillow decodes: {cause}") from cause
 
 
-def _require_last_row(picture: "Picture", header: Header, samples: PngSamples, data: bytes) -> None:
-    """A last row that is not zero was decoded, and so were those above it: then the compressed data need no second look."""
-    last = picture.crop((0, picture.height - 1, picture.width, picture.height))
-    if not samples.interlaced and any(last.tobytes()):
+def _require_whole(picture: "Picture", header: Header, data: bytes) -> None:
+    """Raises BadImage where the pixels are not those that the header announces."""
+    if picture.size != (header.width, header.height):
+        raise BadImage(f"the {header.format} file says {header.width} x {header.height} pixels, but decodes to others")
+    if header.png is None:
         return
-    try:
-        png.require_all_pixels(header, samples, data)
-    except zlib.error as cause:
-        raise BadImage(f"the PNG file cannot be decoded, it is damaged: {cause}") from cause
+    # A last row that is not zero was decoded, and so were those above it: then the compressed data need no second look.
+    last = picture.crop((0, picture.height - 1, picture.width, picture.height))
+    if header.png.interlaced or not any(last.tobytes()):
+        png.require_all_pixels(header, header.png, data)
 
 
-def _plain(picture: "Picture", header: Header) -> "Picture":
+def _in_mode(picture: "Picture", header: Header, mode: Mode, background: Colour) -> "Picture":
+    """The picture in the wanted mode, made strip by strip: what stands between two modes never has the picture's size."""
+    import PIL.Image
+
+    key = None if header.png is None else header.png.transparent
+    if picture.mode == mode and key is None and header.format != "WebP":  # WebP's holds its decoder, and so two more canvases
+        return picture
+    rows = max(1, _STRIP_PIXELS // picture.width)
+    made = PIL.Image.new(mode, picture.size)
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
+        made.paste(over(_plain(strip, header.png), mode, background), (0, top))
+    return made
+
+
+def _plain(picture: "Picture", samples: PngSamples | None) -> "Picture":
     """Mode L, RGB or RGBA: what the file's own samples mean, in 8 bits."""
     import PIL.Image
 
     if picture.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion to L clips
         return PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if header.png is not None and header.png.transparent is not None:
-        return _with_transparent(picture, header.png)
+    if samples is not None and samples.transparent is not None:
+        return _with_transparent(picture, samples, samples.transparent)
     if picture.mode == "P":
         return picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     plain = {"1": "L", "LA": "RGBA", "CMYK": "RGB"}.get(picture.mode)
     return picture.convert(plain) if plain else picture
 
 
-def _with_transparent(picture: "Picture", samples: PngSamples) -> "Picture":
+def _with_transparent(picture: "Picture", samples: PngSamples, colour: tuple[int, ...]) -> "Picture":
     """The picture with alpha 0 where it has the transparent colour, 255 elsewhere."""
     import PIL.Image
 
-    scale = 255 // (2**samples.depth - 1)  # samples of 1, 2 and 4 bits are spread over 0 to 255
-    key = np.array(samples.transparent, np.int64) * scale
+    most = 2**samples.depth - 1
     levels = np.asarray(picture.convert("L" if samples.colour == png.GREY else "RGB"))
-    seen_through = (levels.reshape(picture.height, picture.width, -1) == key).all(axis=2)
+    levels = levels.reshape(picture.height, picture.width, -1)
+    alpha = np.full(levels.shape[:2], 255, np.uint8)
+    alpha[(levels == [(sample & most) * (255 // most) for sample in colour]).all(axis=2)] = 0
     made = picture.convert("RGB").convert("RGBA")
-    made.putalpha(PIL.Image.fromarray(np.where(seen_through, 0, 255).astype(np.uint8)))
+    made.putalpha(PIL.Image.fromarray(alpha))
     return made
 
 
-def in_mode(picture: "Picture", mode: Mode, background: Colour) -> "Picture":
+def over(picture: "Picture", mode: Mode, background: Colour) -> "Picture":
     """L, RGB or RGBA -> the wanted one of them; where alpha goes, the picture is laid over the background."""
     import PIL.Image
 
     if picture.mode == "RGBA" and mode != "RGBA":
-        over = PIL.Image.new("RGB", picture.size, background)
-        over.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
-        picture = over
+        below = PIL.Image.new("RGB", picture.size, background)
+        below.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+        picture = below
     return picture if picture.mode == mode else picture.convert(mode)
 
 

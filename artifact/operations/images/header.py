@@ -37,8 +37,7 @@ class PngSamples:
 class Header:
     """A picture as its file announces it; width and height are those before the orientation (1 to 8, as in EXIF) is applied.
 
-    `parts` are the spans of the file that a decoder needs, in order. The compressed pixels have `pixel_bytes`; fewer than
-    `least_bytes` cannot be as many pixels as the header says.
+    `parts` are the spans of the file that a decoder needs, in order. `contradiction` is what else it says, if that cannot be.
     """
 
     format: Literal["JPEG", "PNG", "WebP"]
@@ -47,8 +46,7 @@ class Header:
     frames: int
     orientation: int
     parts: tuple[Span, ...]
-    pixel_bytes: int = 0
-    least_bytes: int = 0
+    contradiction: str = ""
     png: PngSamples | None = None
 
     def stream(self, data: bytes) -> bytes:
@@ -70,8 +68,13 @@ class Header:
                 f"the {self.format} file is animated, with {self.frames} pictures; at most {limits.image_frames} "
                 "may be in one file: send the one that is meant"
             )
-        if self.pixel_bytes < self.least_bytes:
-            raise BadImage(f"{shown}, but has only {self.pixel_bytes} bytes of them; send the whole file")
+        if self.contradiction:
+            raise BadImage(f"{shown}, but {self.contradiction}")
+
+
+def too_few(compressed_bytes: int, least_bytes: int) -> str:
+    """The contradiction of a header whose pixels cannot be in so few bytes; empty where they can."""
+    return f"has only {compressed_bytes} bytes of them; send the whole file" if compressed_bytes < least_bytes else ""
 
 
 def truncated(kind: str) -> BadImage:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from artifact.operations.errors import BadImage, TooLarge
 from artifact.operations.images.exif import orientation
-from artifact.operations.images.header import Header, Span, require_few, truncated
+from artifact.operations.images.header import Header, Span, require_few, too_few, truncated
 
 MAGIC = b"\xff\xd8\xff"
 
@@ -117,6 +117,5 @@ def _header(walk: _Walk) -> Header:
         frames=1,
         orientation=walk.orientation or 1,
         parts=tuple(walk.parts),
-        pixel_bytes=walk.scan_bytes,
-        least_bytes=width * height // _MAX_PIXELS_PER_BYTE,
+        contradiction=too_few(walk.scan_bytes, width * height // _MAX_PIXELS_PER_BYTE),
     )

@@ -1,11 +1,15 @@
 """The last operation on pictures: pixels -> a tensor's row."""
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from artifact.operations.errors import BadImage
 from artifact.operations.images.levels import Numbers, levels
 from artifact.operations.kinds import Files, Image, InputOperation, Kind, Step, Tensor
+from artifact.operations.limits import RawLimits
+from artifact.signature import Dim
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -30,6 +34,24 @@ class Layout(InputOperation):
     def step(self, given: Kind, files: Files) -> Step:  # noqa: ARG002 - the interface
         """The function."""
         return lambda value, _limits: laid_out(value, self.order)
+
+
+def required_size(order: Order, allowed: Sequence[Dim | None]) -> Step:
+    """A step that leaves a picture as it is, where each of its sides is one that the declared dimension of that place allows.
+
+    It stands before the numbers of every pixel are made: their memory is asked for only where they can be used.
+    """
+    sides = [(axis, dim) for axis, dim in zip(order, allowed, strict=True) if dim is not None and axis != "C"]
+
+    def check(value: "Numbers | Picture", limits: RawLimits) -> Any:  # noqa: ARG001 - the interface
+        height, width = value.levels.shape[:2] if isinstance(value, Numbers) else (value.height, value.width)
+        for axis, dim in sides:
+            if not dim.allows(height if axis == "H" else width):
+                name = "height" if axis == "H" else "width"
+                raise BadImage(f"the picture has {width} x {height} pixels; the model takes a {name} of {dim}: send another size")
+        return value
+
+    return check
 
 
 def laid_out(value: "Numbers | Picture", order: Order) -> np.ndarray:

@@ -35,7 +35,8 @@ class ToFloat(InputOperation):
     def kind_of(self, given: Kind, files: Files) -> Kind:  # noqa: ARG002 - the interface
         """Image of uint8 -> image of float32."""
         image = require_picture(given)
-        low, high = (float(scaled(np.array(level), self.scale)) for level in (image.low, image.high))
+        with np.errstate(over="ignore"):
+            low, high = (float(scaled(np.array(level), self.scale)) for level in (image.low, image.high))
         if not 0 <= low <= high < np.inf:
             raise ValueError(f"scale {self.scale:g} makes numbers that float32 does not hold")
         return Image(image.channels, "float32", image.height, image.width, low, high)

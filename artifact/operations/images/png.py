@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from artifact.operations.errors import BadImage
 from artifact.operations.images.exif import orientation
-from artifact.operations.images.header import Header, PngSamples, Span, require_few, truncated
+from artifact.operations.images.header import Header, PngSamples, Span, require_few, too_few, truncated
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -26,7 +26,7 @@ class _Walk:
     parts: list[Span] = field(default_factory=lambda: [(0, 8)])
     idat: list[Span] = field(default_factory=list)
     ihdr: tuple[int, ...] | None = None
-    palette: bool = False
+    colours: int = 0
     transparent: tuple[int, ...] | None = None
     orientation: int = 1
     frames: int = 1
@@ -76,13 +76,15 @@ def _note(data: bytes, name: bytes, span: Span, walk: _Walk) -> None:
     if name == b"IHDR":
         walk.ihdr = _ihdr(body)
     elif name == b"PLTE":
-        if walk.palette or walk.idat or not 3 <= len(body) <= 768 or len(body) % 3:
+        if walk.colours or walk.idat or not 3 <= len(body) <= 768 or len(body) % 3:
             raise BadImage("the PNG file's palette is not one: 1 to 256 colours of 3 bytes, once, before the pixels")
-        walk.palette = True
+        walk.colours = len(body) // 3
     elif name == b"tRNS" and walk.ihdr is not None and walk.ihdr[3] in {GREY, RGB}:
         if len(body) != 2 * _SAMPLES[walk.ihdr[3]]:
             raise BadImage(f"the PNG file's transparent colour has {len(body)} bytes; {2 * _SAMPLES[walk.ihdr[3]]} were expected")
         walk.transparent = struct.unpack(f">{len(body) // 2}H", body)
+    elif name == b"tRNS" and walk.ihdr is not None and walk.ihdr[3] == PALETTE and len(body) > walk.colours:
+        raise BadImage(f"the PNG file's palette has {walk.colours} colours before their {len(body)} alphas; it must have as many")
     elif name == b"IDAT":
         walk.idat.append(span)
     elif name == b"eXIf":
@@ -108,7 +110,7 @@ def _header(walk: _Walk) -> Header:
     if walk.ihdr is None or not walk.idat:
         raise BadImage("the PNG file holds no picture")
     width, height, depth, colour, _, _, interlace = walk.ihdr
-    if colour == PALETTE and not walk.palette:
+    if colour == PALETTE and not walk.colours:
         raise BadImage("the PNG file's pixels are numbers of a palette, but it has none")
     if walk.transparent is not None and depth == 16:
         raise BadImage("the PNG file has 16 bits per sample and one transparent colour; save it with an alpha channel")
@@ -120,8 +122,7 @@ def _header(walk: _Walk) -> Header:
         frames=walk.frames,
         orientation=walk.orientation,
         parts=tuple(walk.parts),
-        pixel_bytes=sum(end - start for start, end in walk.idat),
-        least_bytes=raw_bytes(width, height, samples) // _MAX_RATIO,
+        contradiction=too_few(sum(end - start for start, end in walk.idat), raw_bytes(width, height, samples) // _MAX_RATIO),
         png=samples,
     )
 

@@ -29,6 +29,7 @@ def read(data: bytes) -> Header:
     if not chunks:
         raise BadImage("the WebP file holds no picture")
     first, (start, stop) = chunks[0]
+    contradiction = ""
     pictures = [(name, span) for name, span in chunks if name in {_LOSSY, _LOSSLESS}]
     frames = sum(name == _FRAME for name, _ in chunks)
     if first != _EXTENDED:
@@ -36,12 +37,11 @@ def read(data: bytes) -> Header:
     else:
         size, animated = _canvas(data[start:stop])
         if not animated:
-            frames = 1
-            _require_canvas(data, size, pictures)
+            frames, contradiction = 1, _contradiction(data, size, pictures)
     if not frames:
         raise BadImage("the WebP file holds no picture")
     exif = next((data[slice(*span)] for name, span in chunks if name == _EXIF), b"")
-    return Header("WebP", *size, frames, orientation(exif), ((0, end),))
+    return Header("WebP", *size, frames, orientation(exif), ((0, end),), contradiction)
 
 
 def _chunks(data: bytes, end: int) -> Iterator[tuple[bytes, Span]]:
@@ -64,13 +64,12 @@ def _canvas(body: bytes) -> tuple[tuple[int, int], bool]:
     return size, bool(body[0] & _ANIMATED)
 
 
-def _require_canvas(data: bytes, size: tuple[int, int], pictures: list[tuple[bytes, Span]]) -> None:
+def _contradiction(data: bytes, size: tuple[int, int], pictures: list[tuple[bytes, Span]]) -> str:
     """A picture that does not move fills its canvas; another size would be allocated without our having seen it."""
     if not pictures:
         raise BadImage("the WebP file holds no picture")
-    for name, span in pictures:
-        if (found := _picture_size(data, name, span)) != size:
-            raise BadImage(f"the WebP file says {size[0]} x {size[1]} pixels, but its picture has {found[0]} x {found[1]}")
+    found = (_picture_size(data, name, span) for name, span in pictures)
+    return next((f"its picture has {width} x {height}" for width, height in found if (width, height) != size), "")
 
 
 def _picture_size(data: bytes, name: bytes, span: Span) -> tuple[int, int]:

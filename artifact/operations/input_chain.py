@@ -1,0 +1,138 @@
+"""One chain of operations on an input: from a raw value to the tensors of one row."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from artifact.operations import declared
+from artifact.operations.declared import Declared, Path
+from artifact.operations.errors import BadOperations
+from artifact.operations.images.layout import Layout, required_size
+from artifact.operations.kinds import Files, InputOperation, Kind, Raw, Step, Tensor, Tensors
+from artifact.operations.limits import RawLimits
+from artifact.operations.raw import RawSpec
+from artifact.signature import BATCH, Dim, Signature
+
+Row = dict[str, np.ndarray]
+"""The tensors of one row by name, each with a leading dimension of 1."""
+
+TEXT = "text"
+"""The name of a raw text whose chain was declared as a list: it makes several tensors, and is none of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputChain:
+    """A raw input: what may be sent, the tensors of one row that it becomes, and the function that makes them."""
+
+    spec: RawSpec
+    tensors: Mapping[str, Tensor]
+    prepare: Callable[[Any, RawLimits], Row]
+
+
+def input_chain(name: str, chain: Sequence[Declared[InputOperation]], signature: Signature, files: Files) -> InputChain:
+    """The chain, checked from the raw value to the declared tensors; `name` is empty where it was declared as a list.
+
+    Raises:
+        BadOperations: it does not fit, with the place in the YAML.
+        OperationsUnavailable: a package is not installed.
+    """
+    first = chain[0].operation
+    if first.raw is None:
+        begins = [known for known, operation in declared.INPUT_OPERATIONS.items() if operation.raw is not None]
+        raise BadOperations(f"a chain begins with {', '.join(begins)}, not with {chain[0].name}", chain[0].path)
+    last, path = chain[-1].operation, chain[-1].path
+    kind, makers = _followed((*chain, *_implied_layout(chain)), Raw(first.raw), files)
+    if not isinstance(kind, (Tensor, Tensors)):
+        raise BadOperations(f"the chain ends with {kind}, which is no tensor", path)
+    name = name or (_only_input(signature, chain[0]) if isinstance(kind, Tensor) else TEXT)
+    tensors = {name: kind} if isinstance(kind, Tensor) else dict(kind.by_name)
+    for tensor_name, tensor in tensors.items():
+        _require_fits(tensor_name, tensor, signature, path)
+    steps = [make() for make in makers]
+    if first.raw == "image" and isinstance(kind, Tensor) and None in kind.shape:
+        order = last.order if isinstance(last, Layout) else Layout().order
+        steps.insert(-1, required_size(order, _declared_sizes(name, signature)))
+    wanted = {spec.name: spec.dtype for spec in signature.inputs}
+
+    def prepare(value: Any, limits: RawLimits) -> Row:
+        for step in steps:
+            value = step(value, limits)
+        arrays = {name: value} if isinstance(kind, Tensor) else value
+        return {key: np.ascontiguousarray(array, wanted[key])[np.newaxis] for key, array in arrays.items()}
+
+    return InputChain(RawSpec(name, first.raw, tuple(tensors), first.details()), tensors, prepare)
+
+
+def _followed(chain: Sequence[Declared[InputOperation]], kind: Kind, files: Files) -> tuple[Kind, list[Callable[[], Step]]]:
+    """The kind at the chain's end, and what makes each step: done only when all of the chain is known to fit."""
+    makers: list[Callable[[], Step]] = []
+    for one in chain:
+        try:
+            after = one.operation.kind_of(kind, files)
+        except ValueError as cause:
+            raise BadOperations(f"{one.name}: {cause}", one.path) from cause
+        makers.append(functools.partial(one.operation.step, kind, files))
+        kind = after
+    return kind, makers
+
+
+def _declared_sizes(name: str, signature: Signature) -> tuple[Dim | None, ...]:
+    """What each dimension of a row may be; None where it is fixed, and was checked with the chain."""
+    spec = next(spec for spec in signature.inputs if spec.name == name)
+    return tuple(signature.dims[dim] if isinstance(dim, str) else None for dim in spec.shape[1:])
+
+
+def _implied_layout(chain: Sequence[Declared[InputOperation]]) -> tuple[Declared[InputOperation], ...]:
+    """A chain of images that does not say `layout` ends with the default one."""
+    if chain[0].operation.raw != "image" or any(one.name == "layout" for one in chain):
+        return ()
+    return (Declared("layout", Layout(), chain[-1].path),)
+
+
+def _only_input(signature: Signature, first: Declared[InputOperation]) -> str:
+    if len(signature.inputs) != 1:
+        names = ", ".join(spec.name for spec in signature.inputs)
+        raise BadOperations(
+            f"the model takes {names}: name the chain's, as {{{signature.inputs[0].name}: [...]}}", first.path[:1]
+        )
+    return signature.inputs[0].name
+
+
+def _require_fits(name: str, tensor: Tensor, signature: Signature, path: Path) -> None:
+    """Raises BadOperations unless every tensor that the chain can make is one that the signature allows."""
+    spec = next((spec for spec in signature.inputs if spec.name == name), None)
+    if spec is None:
+        names = ", ".join(spec.name for spec in signature.inputs)
+        raise BadOperations(f"the chain makes {name!r}, which is no input of the model; they are {names}", path)
+    if tensor.dtype != spec.dtype:
+        mend = "add to_float" if tensor.dtype == "uint8" and spec.dtype == "float32" else f"declare it {tensor.dtype}"
+        raise BadOperations(f"the chain makes {tensor.dtype}, but input {name} is {spec.dtype}; {mend}", path)
+    if not spec.shape or spec.shape[0] not in {BATCH, 1}:
+        raise BadOperations(f"input {name} has no leading dimension of rows ({BATCH!r}, or 1)", path)
+    declared_shape = spec.shape[1:]
+    if len(tensor.shape) != len(declared_shape) or any(
+        not _size_fits(size, dim, signature, (tensor.most or {}).get(axis))
+        for axis, (size, dim) in enumerate(zip(tensor.shape, declared_shape, strict=False))
+    ):
+        shown = ", ".join("any" if size is None else str(size) for size in tensor.shape)
+        raise BadOperations(
+            f"the chain makes [{shown}] for a row, but input {name} is [{', '.join(map(str, declared_shape))}]", path
+        )
+    if spec.bounds is not None and not spec.bounds[0] <= tensor.low <= tensor.high <= spec.bounds[1]:
+        low, high = spec.range or spec.bounds
+        raise BadOperations(
+            f"the chain makes values from {tensor.low:g} to {tensor.high:g}, but input {name} declares the range "
+            f"[{low:g}, {high:g}]; declare what it makes",
+            path,
+        )
+
+
+def _size_fits(size: int | None, dim: int | str, signature: Signature, most: int | None) -> bool:
+    """Whether a size is one that the declared dimension can have; any size is for a named one to judge, request by request."""
+    if isinstance(dim, int):
+        return size == dim
+    allowed = signature.dims[dim]
+    return (most is None or most <= allowed.max) if size is None else allowed.allows(size)

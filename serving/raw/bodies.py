@@ -1,0 +1,224 @@
+"""POST /predictions/{model} with raw inputs: which rows a body holds.
+
+- `image/*`: one picture. `text/plain`: one text. `multipart/form-data`: a row per file or field; where the model has several raw
+  inputs, the n-th part of each name belongs to the n-th row.
+- JSON: `{"inputs": {name: value or list of values}}`, `{"inputs": value or list}` where there is one raw input, or TorchServe's
+  `{"instances": [{"data": value}, …]}`. A picture is `{"b64": "…"}`, a data URL or the base64 text alone, or `{"url": "…"}` where
+  the settings allow it; a text is a string, a pair a list of two, a row an object by column.
+"""
+
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from artifact.operations import RawSpec, RawValue
+from serving.errors import BadRequest, UnsupportedBody
+from serving.messages import Request
+from serving.multipart import BadForm, boundary_of, form_parts
+from serving.protocols.asked import Limits
+from serving.protocols.json_body import kind_of, nesting
+from serving.protocols.tensors import shortened
+
+JSON_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
+
+_TENSORS = re.compile(rb'\s*\{\s*"inputs"\s*:\s*(?:\{\s*"[^"\\]{1,64}"\s*:\s*)?[\[\s]*[-\d]')
+"""How the JSON of tensors begins: such a body needs no look for raw values."""
+_FOREIGN = re.compile(rb"[^A-Za-z0-9+/=\s]")
+"""What is no base64: the standard library passes over it in silence."""
+_DATA_URL = re.compile(r"data:[\w.+/;=-]{0,128},")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A value that is to be fetched first."""
+
+    url: str
+
+
+RawRow = Mapping[str, RawValue | Url]
+
+
+def raw_rows(request: Request, specs: Sequence[RawSpec], limits: Limits) -> list[RawRow] | None:
+    """The rows of a body; None where it holds tensors, or nothing of ours, and the codec of tensors shall judge.
+
+    Raises:
+        BadRequest: the body is not of its form.
+        UnsupportedBody: a content type that is for one raw input, or for another kind than the model takes.
+    """
+    mime = (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
+    if mime in JSON_TYPES:
+        return None if _TENSORS.match(request.body) else _rows_of_json(request.body, specs, limits)
+    if mime.startswith("image/"):
+        return [{_only(specs, "image", mime).name: request.body}]
+    if mime == "text/plain":
+        return [{_only(specs, "text", mime).name: _text(request.body)}]
+    if mime == "multipart/form-data":
+        return _rows_of_form(request.headers.get("content-type") or "", request.body, specs, limits)
+    return None
+
+
+def _only(specs: Sequence[RawSpec], kind: str, mime: str) -> RawSpec:
+    if len(specs) == 1 and specs[0].kind == kind:
+        return specs[0]
+    taken = ", ".join(f"{spec.name} ({spec.kind})" for spec in specs)
+    raise UnsupportedBody(
+        f"a body of {mime} holds one {kind}; the model takes {taken}: send application/json or multipart/form-data"
+    )
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise BadRequest(f"the text is not UTF-8: byte {data[cause.start]} at position {cause.start}") from cause
+
+
+def _rows_of_form(content_type: str, body: bytes, specs: Sequence[RawSpec], limits: Limits) -> list[RawRow]:
+    boundary = boundary_of(content_type)
+    if boundary is None:
+        raise BadRequest("content type multipart/form-data states no boundary")
+    try:
+        parts = form_parts(boundary, body, limits.max_rows * len(specs))
+    except BadForm as cause:
+        raise BadRequest(str(cause)) from cause
+    if len(specs) == 1:  # whatever its name: curl -F file=@cat.jpg
+        return _rows({specs[0].name: [_of_bytes(specs[0], part.data) for part in parts]})
+    columns: dict[str, list[RawValue | Url]] = {spec.name: [] for spec in specs}
+    for part in parts:
+        if part.name not in columns:
+            raise BadRequest(f'the form has a part "{shortened(part.name)}"; the raw inputs are {", ".join(columns)}')
+        columns[part.name].append(_of_bytes(next(spec for spec in specs if spec.name == part.name), part.data))
+    return _rows(columns)
+
+
+def _of_bytes(spec: RawSpec, data: bytes) -> RawValue | Url:
+    """A value that came as bytes: a picture's file, a text, or JSON for the others."""
+    if spec.kind == "image":
+        return data
+    text = _text(data)
+    if spec.kind == "text":
+        return text
+    try:
+        return _value(spec, orjson.loads(text))
+    except orjson.JSONDecodeError as cause:
+        raise BadRequest(f'raw input "{spec.name}" is not JSON: {cause}') from cause
+
+
+def _rows_of_json(body: bytes, specs: Sequence[RawSpec], limits: Limits) -> list[RawRow] | None:
+    if (depth := nesting(body)) > limits.max_json_depth:
+        raise BadRequest(
+            f"the body is nested {depth} levels deep; at most {limits.max_json_depth} are read (setting max_json_depth)"
+        )
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as cause:
+        raise BadRequest(f"the body is not JSON: {cause}") from cause
+    if isinstance(document, str) or (isinstance(document, list) and document and isinstance(document[0], str)):
+        document = {"inputs": document}
+    if not isinstance(document, dict):
+        return None
+    instances: Any = document.get("instances")
+    if isinstance(instances, list):
+        return _rows_of_instances(instances, specs)
+    inputs = document.get("inputs")
+    if not _has_raw(inputs, specs):
+        return None
+    stated = inputs if isinstance(inputs, dict) and set(inputs) <= {spec.name for spec in specs} else {specs[0].name: inputs}
+    if stated is not inputs and len(specs) > 1:
+        raise BadRequest(f"the raw inputs are {', '.join(spec.name for spec in specs)}; inputs is to be an object of them")
+    if missing := [spec.name for spec in specs if spec.name not in stated]:
+        raise BadRequest(f"the raw inputs are {', '.join(spec.name for spec in specs)}; missing: {', '.join(missing)}")
+    return _rows({spec.name: _values(spec, stated[spec.name]) for spec in specs})
+
+
+def _has_raw(inputs: Any, specs: Sequence[RawSpec]) -> bool:
+    """Whether inputs hold a raw value: a string or an object where tensors have numbers."""
+    if not isinstance(inputs, dict) or (len(specs) == 1 and specs[0].kind == "row" and specs[0].name not in inputs):
+        return _is_raw(inputs)
+    named = [inputs[spec.name] for spec in specs if spec.name in inputs]
+    return any(_is_raw(value) for value in named) or (not named and bool({"b64", "url"} & set(inputs)))
+
+
+def _is_raw(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, (str, dict))
+
+
+def _rows_of_instances(instances: list[Any], specs: Sequence[RawSpec]) -> list[RawRow] | None:
+    if not _is_raw(instances):
+        return None
+    if len(specs) == 1:
+        return [{specs[0].name: _value(specs[0], _data_of(one, specs[0]))} for one in instances]
+    columns: dict[str, list[RawValue | Url]] = {spec.name: [] for spec in specs}
+    for index, one in enumerate(instances):
+        for spec in specs:
+            if not isinstance(one, dict) or spec.name not in one:
+                raise BadRequest(f"instances[{index}] has no {spec.name}; the raw inputs are {', '.join(columns)}")
+            columns[spec.name].append(_value(spec, one[spec.name]))
+    return _rows(columns)
+
+
+def _data_of(one: Any, spec: RawSpec) -> Any:
+    """What an instance holds: below the input's name, below `data` or `body` as TorchServe has it, or the instance itself."""
+    if isinstance(one, dict):
+        for key in (spec.name, "data", "body"):
+            if set(one) == {key}:
+                return one[key]
+    return one
+
+
+def _rows(columns: Mapping[str, Sequence[RawValue | Url]]) -> list[RawRow]:
+    counts = {name: len(values) for name, values in columns.items()}
+    if len(set(counts.values())) > 1 or not all(counts.values()):
+        shown = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise BadRequest(f"the request has {shown}; as many of each are expected, and one at least")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _values(spec: RawSpec, stated: Any) -> list[RawValue | Url]:
+    """A single value, or a list of them: a pair alone is a list of two strings."""
+    is_list = isinstance(stated, list) and not (spec.kind == "pair" and len(stated) == 2 and isinstance(stated[0], str))
+    return [_value(spec, one) for one in (stated if is_list else [stated])]
+
+
+def _value(spec: RawSpec, stated: Any) -> RawValue | Url:
+    if spec.kind == "image":
+        return _picture(spec, stated)
+    if spec.kind == "text" and isinstance(stated, str):
+        return stated
+    if spec.kind == "pair" and isinstance(stated, list) and len(stated) == 2 and all(isinstance(part, str) for part in stated):
+        return stated[0], stated[1]
+    if spec.kind == "row" and isinstance(stated, dict):
+        return stated
+    wanted = {"text": "a string", "pair": "a list of two strings", "row": "an object by column"}[spec.kind]
+    raise BadRequest(f'raw input "{spec.name}" is {kind_of(stated)}; {wanted} is expected')
+
+
+def _picture(spec: RawSpec, stated: Any) -> bytes | Url:
+    if isinstance(stated, dict) and len(stated) == 1:
+        (key, value), *_ = stated.items()
+        if key == "url" and isinstance(value, str):
+            return Url(value)
+        if key == "b64" and isinstance(value, str):
+            return decoded(spec.name, value)
+    if isinstance(stated, str):
+        return decoded(spec.name, stated)
+    raise BadRequest(f'raw input "{spec.name}" is {kind_of(stated)}; a picture is {{"b64": "base64 of its file"}}')
+
+
+def decoded(name: str, text: str | bytes) -> bytes:
+    """The bytes of base64, of a data URL too. Raises BadRequest where it is neither."""
+    if isinstance(text, str) and text.startswith("data:"):
+        text = _DATA_URL.sub("", text, count=1)
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    if _FOREIGN.search(data):
+        raise BadRequest(f'raw input "{name}" is not base64: it holds other characters than A-Z, a-z, 0-9, +, / and =')
+    try:
+        return binascii.a2b_base64(data)
+    except binascii.Error as cause:
+        raise BadRequest(f'raw input "{name}" is not base64: {cause}') from cause

@@ -1,0 +1,110 @@
+"""The Open Inference Protocol with raw inputs: a BYTES tensor for each, of one element a row (a pair's has two).
+
+What Triton's and OpenVINO's clients send. Everything of the protocol is as for tensors: the same codec reads the request, of a
+signature whose raw inputs are BYTES. An element is a picture's file, a text in UTF-8, or a row as a JSON object; in JSON, where
+bytes have no place, a picture is base64.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+
+from artifact.errors import InvalidInput
+from artifact.operations import RawSpec, RawValue
+from artifact.signature import BATCH, Dim, Signature, TensorSpec
+from serving.errors import BadRequest
+from serving.messages import Request
+from serving.protocols.asked import Asked, Limits
+from serving.protocols.oip import HEADER_LENGTH, OipCodec
+from serving.raw.bodies import RawRow, decoded
+
+_BYTES = b'"BYTES"'
+_PICTURES = (b"\xff\xd8", b"\x89PNG", b"RIFF")
+
+
+class RawOip:
+    """Reads requests whose raw inputs are BYTES tensors, for one version of a model."""
+
+    def __init__(
+        self,
+        place: tuple[str, int],
+        signature: Signature,
+        specs: Sequence[RawSpec],
+        limits: Limits,
+        labels: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._specs = specs
+        made = {name for spec in specs for name in spec.makes}
+        others = tuple(spec for spec in signature.inputs if spec.name not in made)
+        self._others = tuple(spec.name for spec in others)
+        self._codecs = [
+            OipCodec(*place, _of_bytes(signature, specs, others, is_flat=is_flat), limits, labels) for is_flat in (False, True)
+        ]
+
+    def decode(self, request: Request) -> tuple[Asked, list[RawRow]] | None:
+        """What the request asks, and its raw rows; None where it holds tensors only. `inputs` are those that are not raw.
+
+        Raises:
+            BadRequest, InvalidInput: as the codec does; or an element is none of its kind.
+        """
+        if not self._is_raw(request):
+            return None
+        asked = self._asked(request)
+        columns = [self._column(spec, asked.inputs[spec.name]) for spec in self._specs]
+        asked.inputs = {name: asked.inputs[name] for name in self._others}
+        names = [spec.name for spec in self._specs]
+        return asked, [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def _is_raw(self, request: Request) -> bool:
+        if request.headers.get(HEADER_LENGTH) == "0":
+            return len(self._specs) == 1 and self._specs[0].kind == "image" and request.body.startswith(_PICTURES)
+        return _BYTES in request.body
+
+    def _asked(self, request: Request) -> Asked:
+        """A shape of [rows, 1] is as good as [rows]: clients of several servers differ in it."""
+        nested, flat = self._codecs
+        try:
+            return flat.decode(request)
+        except InvalidInput as cause:
+            try:
+                return nested.decode(request)
+            except InvalidInput:
+                raise cause from None
+
+    def _column(self, spec: RawSpec, array: np.ndarray) -> list[RawValue]:
+        if spec.kind == "pair":
+            return [(_text(spec, first), _text(spec, second)) for first, second in array.reshape(-1, 2)]
+        return [self._value(spec, element) for element in array.reshape(-1)]
+
+    def _value(self, spec: RawSpec, element: bytes) -> RawValue:
+        if spec.kind == "image":
+            return element if element.startswith(_PICTURES) else decoded(spec.name, element)
+        text = _text(spec, element)
+        if spec.kind == "text":
+            return text
+        try:
+            row = orjson.loads(text)
+        except orjson.JSONDecodeError as cause:
+            raise BadRequest(f'raw input "{spec.name}": a row is not JSON: {cause}') from cause
+        if not isinstance(row, dict):
+            raise BadRequest(f'raw input "{spec.name}": a row is a JSON object by column')
+        return row
+
+
+def _of_bytes(signature: Signature, specs: Sequence[RawSpec], others: Sequence[TensorSpec], *, is_flat: bool) -> Signature:
+    def shape(spec: RawSpec) -> tuple[Any, ...]:
+        return (BATCH, 2) if spec.kind == "pair" else (BATCH,) if is_flat else (BATCH, 1)
+
+    raw = tuple(TensorSpec(spec.name, "bytes", shape(spec)) for spec in specs)
+    dims = {BATCH: Dim(1, 1), **signature.dims}
+    return replace(signature, inputs=(*raw, *others), dims=dims)
+
+
+def _text(spec: RawSpec, element: bytes) -> str:
+    try:
+        return element.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise BadRequest(f'raw input "{spec.name}" holds text that is not UTF-8: byte {element[cause.start]}') from cause
