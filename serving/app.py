@@ -326,9 +326,9 @@ async def model_metadata(request: Request) -> dict[str, Any]:
     versions = [one.version for one in repository.served(served.name)]
     properties = metadata.model_properties(served.artifact.manifest, repository.labels(served.name))
     engine = served.artifact.engine.name
-    return metadata.model_metadata(
-        served.name, versions, served.signature, engine, {**properties, "execution": _of(request).runs(served)}
-    )
+    properties |= {"execution": _of(request).runs(served)}
+    told = metadata.model_metadata(served.name, versions, served.signature, engine, properties)
+    return {**told, **metadata.raw_metadata(served.artifact.operations)}
 
 
 async def model_ready(request: Request) -> JSONResponse:

@@ -10,7 +10,7 @@ from foundation.environment import cores
 from serving.batcher import Job
 from serving.body import Arrivals
 from serving.error_answer import error_answer, reason
-from serving.messages import Answer, Leaving, Request
+from serving.messages import Answer, Leaving, Request, parameter
 from serving.metrics import PROTOCOLS
 from serving.protocols.asked import Arrays
 from serving.protocols.compression import compress, decompress
@@ -182,6 +182,8 @@ class Inference:
                 served.metrics.failed(reason(error), time.perf_counter() - began)
             return error_answer(error, request.method, request.path, request_id)
         answer.headers.append(("x-request-id", request_id))
+        if request.query and parameter(request.query, "timing") in {"1", "true"}:
+            answer.headers.append(("server-timing", _server_timing(began, decoded, begun, ended)))
         return answer
 
     async def _compress(self, answer: Answer, accept_encoding: str | None) -> None:
@@ -196,6 +198,12 @@ class Inference:
 def _one_thread() -> ThreadPoolExecutor:
     """It is started when it is first needed."""
     return ThreadPoolExecutor(1, "bodies")
+
+
+def _server_timing(began: float, decoded: float, begun: float, ended: float) -> str:
+    """The stages of an answered request, in milliseconds, as browsers show them: https://www.w3.org/TR/server-timing/."""
+    stages = {"decode": decoded - began, "queue": begun - decoded, "infer": ended - begun, "encode": time.perf_counter() - ended}
+    return ", ".join(f"{stage};dur={max(seconds, 0) * 1e3:.3f}" for stage, seconds in stages.items())
 
 
 def _is_small(outputs: Arrays) -> bool:

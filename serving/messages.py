@@ -38,3 +38,9 @@ class Answer:
     status: int
     body: bytes = b""
     headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+def parameter(query: str, name: str) -> str | None:
+    """The value of a parameter of a query, of several of that name the last."""
+    found = [value for key, _, value in (pair.partition("=") for pair in query.split("&")) if key == name] if query else []
+    return found[-1] if found else None

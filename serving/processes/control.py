@@ -10,8 +10,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from artifact.artifact import served_operations
 from artifact.errors import EngineUnavailable
-from artifact.manifest import Manifest, read_manifest
+from artifact.manifest import read_manifest
 from serving.model import read_labels
 from serving.plan import devices
 from serving.processes.children import Child, Json, ProcessFailed
@@ -19,7 +20,7 @@ from serving.processes.engines import Engines, require_same
 from serving.processes.figures import Started
 from serving.processes.front_ends import FrontEnds
 from serving.processes.handed_on import Face
-from serving.processes.remote_version import Found, Loading, RemoteVersion, Seat
+from serving.processes.remote_version import Found, Loading, OnDisk, RemoteVersion, Seat
 from serving.processes.running import Processes, ended_on_error
 from serving.processes.spread import Spread
 from serving.settings import ModelSettings, Settings
@@ -58,12 +59,12 @@ class Control:
         Raises:
             StateserveError: a check failed, here or in a process.
         """
-        manifest, labels, usable = await asyncio.to_thread(_read, directory, settings)
+        read, usable = await asyncio.to_thread(_read, directory, settings)
         loading = Loading(next(self._ids), name, version, directory, settings)
         with ended_on_error() as started:
             usable, first, ready = await self._prepared(loading, usable, started)
-            require_same(manifest, ready, f"{directory} was replaced by another artifact while it was being loaded")
-            found = Found.of(manifest, labels, ready)
+            require_same(read.manifest, ready, f"{directory} was replaced by another artifact while it was being loaded")
+            found = Found.of(read, ready)
             seats: list[Seat] = []
             if _runs_in_front_ends(settings, usable, found):
                 self._engines.let_go(first)
@@ -166,10 +167,11 @@ class Control:
         await self._engines.stop(version)
 
 
-def _read(directory: Path, settings: ModelSettings) -> tuple[Manifest, Mapping[str, Sequence[str]], tuple[str, ...]]:
-    """What is on disk, the labels of its classes, and the devices that it can run on."""
+def _read(directory: Path, settings: ModelSettings) -> tuple[OnDisk, tuple[str, ...]]:
+    """What is on disk, and the devices that it can run on."""
     manifest = read_manifest(directory)
-    return manifest, read_labels(directory, manifest), devices(settings, manifest)
+    read = OnDisk(manifest, read_labels(directory, manifest), served_operations(directory, manifest))
+    return read, devices(settings, manifest)
 
 
 def _runs_in_front_ends(settings: ModelSettings, usable: Sequence[str], found: Found) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from artifact.manifest import Manifest
+from artifact.operations import Operations
 from artifact.signature import Signature
 from serving.execution import Execution
 from serving.plan import Plan
@@ -33,25 +34,33 @@ class RemoteArtifact:
 
     manifest: Manifest
     engine: EngineName
+    operations: Operations | None
+
+
+@dataclass(frozen=True, slots=True)
+class OnDisk:
+    """What files say of a version. `labels` are classes' by output."""
+
+    manifest: Manifest
+    labels: Mapping[str, Sequence[str]]
+    operations: Operations | None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A version as it was found on disk, and by its first engine process, which prepared it. `labels` are classes' by output."""
+    """A version as it was read from disk, and found by its first engine process, which prepared it."""
 
-    manifest: Manifest
-    labels: Mapping[str, Sequence[str]]
+    read: OnDisk
     engine: str
     execution: Execution
     planned: Plan
     max_queue_rows: int
 
     @classmethod
-    def of(cls, manifest: Manifest, labels: Mapping[str, Sequence[str]], ready: Mapping[str, Any]) -> "Found":
+    def of(cls, read: OnDisk, ready: Mapping[str, Any]) -> "Found":
         """With what the message `ready` says."""
         return cls(
-            manifest=manifest,
-            labels=labels,
+            read=read,
             engine=ready["engine"],
             execution=execution_of(ready["execution"]),
             planned=Plan(**ready["planned"]),
@@ -96,7 +105,7 @@ class RemoteVersion:
     ) -> None:
         self.loading, self.found, self.seats = loading, found, seats
         self.id, self.name, self.version, self.settings = loading.id, loading.name, loading.version, loading.settings
-        self.artifact = RemoteArtifact(found.manifest, EngineName(found.engine))
+        self.artifact = RemoteArtifact(found.read.manifest, EngineName(found.engine), found.read.operations)
         self.metrics = Told()
         self.lost_in: dict[int, str] = {}
         self._let_go = let_go
@@ -190,9 +199,9 @@ class RemoteVersion:
             "directory": str(loading.directory.absolute()),
             "place": self.place,
             "settings": loading.settings.model_dump(mode="json"),
-            "content_id": self.found.manifest.content_id,
+            "content_id": self.found.read.manifest.content_id,
             "signature": self.signature.to_json(),
-            "labels": {output: list(labels) for output, labels in self.found.labels.items()},
+            "labels": {output: list(labels) for output, labels in self.found.read.labels.items()},
             "max_queue_rows": self.max_queue_rows,
             "engine": self.found.engine,
             "threads": self.execution.threads,

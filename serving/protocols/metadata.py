@@ -11,6 +11,7 @@ import orjson
 
 from artifact.engines import MODEL_FILES
 from artifact.manifest import Manifest
+from artifact.operations import Operations
 from artifact.signature import Signature, TensorSpec
 from serving.protocols.tensors import DATATYPES
 
@@ -71,6 +72,16 @@ def model_metadata(
         "inputs": [_tensor(spec) for spec in signature.inputs],
         "outputs": [_tensor(spec) for spec in signature.outputs],
         "properties": dict(properties),
+    }
+
+
+def raw_metadata(operations: Operations | None) -> dict[str, Any]:
+    """What model metadata says besides where operations are declared: the raw inputs, and what the answer's rows are made by."""
+    if operations is None:
+        return {}
+    return {
+        "raw_inputs": [spec.to_json() for spec in operations.raw_inputs],
+        "postprocess": operations.chains.to_json().get("postprocess"),
     }
 
 

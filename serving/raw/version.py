@@ -15,7 +15,7 @@ from artifact.operations import Operations, RawValue
 from artifact.operations.errors import BadRaw
 from artifact.signature import Signature
 from serving.errors import BadRequest
-from serving.messages import Answer, Request
+from serving.messages import Answer, Request, parameter
 from serving.protocols.asked import Arrays, Asked, Codec, Limits
 from serving.protocols.predictions import JSON, PredictionsCodec
 from serving.protocols.tensors import Shapes, timeout_s
@@ -94,7 +94,7 @@ class RawVersion:
 
     def _reply(self, codec: Codec, request: Request) -> Any:
         """What operations make of the outputs, unless there are none, or tensors are asked for: `?outputs=tensors`, not JSON."""
-        wanted = _parameter(request.query, "outputs")
+        wanted = parameter(request.query, "outputs")
         if wanted not in {None, "tensors", "predictions"}:
             raise BadRequest(f'outputs is "{wanted}"; tensors or predictions are expected')
         if wanted == "predictions" and not self.operations.predicts:
@@ -121,9 +121,3 @@ class RawVersion:
     def _predictions(self, _asked: Asked, outputs: Arrays) -> Answer:
         body = orjson.dumps(self.operations.finish(outputs))
         return Answer(200, b"%s%s}" % (self._start, body), [("content-type", JSON)])
-
-
-def _parameter(query: str, name: str) -> str | None:
-    """The value of a parameter of the query, the last one of that name."""
-    found = [value for key, _, value in (pair.partition("=") for pair in query.split("&")) if key == name] if query else []
-    return found[-1] if found else None
