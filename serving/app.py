@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from foundation.errors import StateserveError
 from foundation.memory import give_back_freed_memory
-from serving import logs, messages, openapi
+from serving import logs, messages, openapi, ui_files
 from serving.body import Arrivals, gathered, require_declared
 from serving.error_answer import error_answer
 from serving.errors import ClientLeft, ModelNotReady
@@ -178,6 +178,8 @@ def create_app(settings: Settings, others: OtherProcesses | None = None) -> Fast
     )
     app.state.running = running
     app.mount("/docs/assets", openapi.docs_assets())
+    if settings.ui:
+        app.router.routes.extend(ui_files.routes())
     app.add_api_route("/", root, methods=["GET"], include_in_schema=False)
     app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
     app.add_api_route("/v2/", server_metadata, methods=["GET"], include_in_schema=False)

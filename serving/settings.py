@@ -215,6 +215,7 @@ class Settings(TorchServeKeys, ModelDefaults, frozen=True):
     )
     drain_delay_s: NonNegative = setting("Server", 0.0, "At the end, how long the server answers on while it says not ready.")
     drain_timeout_s: NonNegative = setting("Server", 30.0, "At the end, how long requests in flight may take.")
+    ui: bool = setting("Server", default=True, does="Whether the page at /ui is served: people try a model there.")
     decode_threads: OrNone[Annotated[Count, Field(le=256)]] = setting(
         "Server", None, "Threads that decode pictures and tokenise texts beside the engine; none: as many as there are cores."
     )

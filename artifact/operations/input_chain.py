@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from artifact.operations import declared
 from artifact.operations.declared import Declared, Path
 from artifact.operations.errors import BadOperations
 from artifact.operations.images.layout import Layout, required_size
@@ -40,19 +39,20 @@ def input_chain(name: str, chain: Sequence[Declared[InputOperation]], signature:
         OperationsUnavailable: a package is not installed.
     """
     first = chain[0].operation
-    if first.raw is None:
-        begins = [known for known, operation in declared.INPUT_OPERATIONS.items() if operation.raw is not None]
-        raise BadOperations(f"a chain begins with {', '.join(begins)}, not with {chain[0].name}", chain[0].path)
+    raw = first.begins_with()
+    if raw is None:
+        begins = "decode, tokenize or table"
+        raise BadOperations(f"a chain begins with {begins}, not with {chain[0].name}", chain[0].path)
     last, path = chain[-1].operation, chain[-1].path
-    kind, makers = _followed((*chain, *_implied_layout(chain)), Raw(first.raw), files)
+    kind, makers = _followed((*chain, *_implied_layout(chain)), Raw(raw), files)
     if not isinstance(kind, (Tensor, Tensors)):
         raise BadOperations(f"the chain ends with {kind}, which is no tensor", path)
     name = name or (_only_input(signature, chain[0]) if isinstance(kind, Tensor) else TEXT)
-    tensors = {name: kind} if isinstance(kind, Tensor) else dict(kind.by_name)
+    tensors = {name: kind} if isinstance(kind, Tensor) else _taken(kind, signature)
     for tensor_name, tensor in tensors.items():
         _require_fits(tensor_name, tensor, signature, path)
     steps = [make() for make in makers]
-    if first.raw == "image" and isinstance(kind, Tensor) and None in kind.shape:
+    if raw == "image" and isinstance(kind, Tensor) and None in kind.shape:
         order = last.order if isinstance(last, Layout) else Layout().order
         steps.insert(-1, required_size(order, _declared_sizes(name, signature)))
     wanted = {spec.name: spec.dtype for spec in signature.inputs}
@@ -61,9 +61,15 @@ def input_chain(name: str, chain: Sequence[Declared[InputOperation]], signature:
         for step in steps:
             value = step(value, limits)
         arrays = {name: value} if isinstance(kind, Tensor) else value
-        return {key: np.ascontiguousarray(array, wanted[key])[np.newaxis] for key, array in arrays.items()}
+        return {key: np.ascontiguousarray(arrays[key], wanted[key])[np.newaxis] for key in tensors}
 
-    return InputChain(RawSpec(name, first.raw, tuple(tensors), first.details()), tensors, prepare)
+    return InputChain(RawSpec(name, raw, tuple(tensors), first.details()), tensors, prepare)
+
+
+def _taken(made: Tensors, signature: Signature) -> dict[str, Tensor]:
+    """Those of several tensors that the model takes: one without token types, say. All, where it takes none of them."""
+    inputs = {spec.name for spec in signature.inputs}
+    return {name: tensor for name, tensor in made.by_name.items() if name in inputs} or dict(made.by_name)
 
 
 def _followed(chain: Sequence[Declared[InputOperation]], kind: Kind, files: Files) -> tuple[Kind, list[Callable[[], Step]]]:
@@ -73,7 +79,7 @@ def _followed(chain: Sequence[Declared[InputOperation]], kind: Kind, files: File
         try:
             after = one.operation.kind_of(kind, files)
         except ValueError as cause:
-            raise BadOperations(f"{one.name}: {cause}", one.path) from cause
+            raise BadOperations(str(cause), one.path) from cause
         makers.append(functools.partial(one.operation.step, kind, files))
         kind = after
     return kind, makers

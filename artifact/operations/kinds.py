@@ -95,6 +95,10 @@ class InputOperation(Operation):
     raw: ClassVar[RawKind | None] = None
     """The raw kind that it begins a chain with; None for those that continue one."""
 
+    def begins_with(self) -> RawKind | None:
+        """As `raw`, where the parameters decide."""
+        return self.raw
+
     @abstractmethod
     def kind_of(self, given: Kind, files: Files) -> Kind:
         """The kind that it makes of the given one.
@@ -124,12 +128,13 @@ class InputOperation(Operation):
 class Output:
     """One row of an output, or what operations made of it: `shape` without the leading dimension; None: plain JSON data.
 
-    `labels` are those of the last dimension's classes.
+    `labels` are those of the last dimension's classes, `score` what an answer calls their values.
     """
 
     dtype: str
     shape: tuple[int | str, ...] | None
     labels: tuple[str, ...] | None = None
+    score: Literal["score", "probability"] = "score"
 
 
 OutputStep = Callable[[Any, Mapping[str, np.ndarray]], Any]

@@ -8,6 +8,7 @@ import numpy as np
 from artifact.operations.declared import ONLY, Declared
 from artifact.operations.errors import BadOperations
 from artifact.operations.kinds import Output, OutputOperation
+from artifact.operations.outputs import plain
 
 
 def output_chain(
@@ -32,13 +33,13 @@ def output_chain(
             after = one.operation.kind_of(value, outputs)
             steps.append(one.operation.step(value, outputs))
         except ValueError as cause:
-            raise BadOperations(f"{one.name}: {cause}", one.path) from cause
+            raise BadOperations(str(cause), one.path) from cause
         value = after
 
     def finish(row: Mapping[str, np.ndarray]) -> Any:
         result: Any = row[name]
         for step in steps:
             result = step(result, row)
-        return result.tolist() if isinstance(result, np.ndarray) else result
+        return plain(result.tolist()) if isinstance(result, (np.ndarray, np.generic)) else result
 
     return name, finish

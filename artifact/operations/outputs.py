@@ -1,7 +1,217 @@
-"""Operations on outputs."""
+"""Operations on outputs: from a row of numbers to what a person asked for. docs/operations.md gives each as a formula.
 
+All compute in float64. Of equal values the first comes first, and NaN comes last.
+"""
+
+import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
 
-from artifact.operations.kinds import OutputOperation
+import numpy as np
+from pydantic import Field
 
-OPERATIONS: Mapping[str, type[OutputOperation]] = {}
+from artifact.operations.kinds import Output, OutputOperation, OutputStep
+
+LEAST_LENGTH = 1e-12
+"""A shorter vector is divided by this: PyTorch's `functional.normalize` does so too."""
+
+Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Softmax(OutputOperation):
+    """`softmax: {axis: -1}`: exp(x) / sum of exp(x) along an axis of the row."""
+
+    axis: int = -1
+
+    def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
+        """Numbers -> probabilities of the same shape."""
+        shape = _floats("softmax", given)
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(f"softmax: axis {self.axis} is not in a row of {len(shape)} dimension(s)")
+        return replace(given, dtype="float64", score="probability")
+
+    def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
+        """The function."""
+        return lambda value, _row: softmax(value, self.axis)
+
+
+class Sigmoid(OutputOperation):
+    """`sigmoid`: 1 / (1 + exp(-x))."""
+
+    def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
+        """Numbers -> probabilities of the same shape."""
+        _floats("sigmoid", given)
+        return replace(given, dtype="float64", score="probability")
+
+    def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
+        """The function."""
+        return lambda value, _row: sigmoid(value)
+
+
+class TopK(OutputOperation):
+    """`topk: {k: 5}`: the k largest, as `[{"label", "index", "probability" or "score"}]`, the largest first."""
+
+    k: Count
+
+    def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
+        """A vector of numbers -> JSON."""
+        size = _vector("topk", given)
+        if self.k > size:
+            raise ValueError(f"topk: k is {self.k}; the row has {size} values")
+        return replace(given, shape=None)
+
+    def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
+        """The function."""
+        return lambda value, _row: [_class(given, value, index) for index in descending(value)[: self.k]]
+
+
+class ArgMax(OutputOperation):
+    """`argmax`: the largest, as `{"label", "index", "probability" or "score"}`."""
+
+    def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
+        """A vector of numbers -> JSON."""
+        _vector("argmax", given)
+        return replace(given, shape=None)
+
+    def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
+        """The function."""
+        return lambda value, _row: _class(given, value, descending(value)[0])
+
+
+class Threshold(OutputOperation):
+    """`threshold: {at: 0.5}`: those that are `at` or more, as `topk` gives them, the largest first."""
+
+    at: float
+
+    def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
+        """A vector of numbers -> JSON."""
+        _vector("threshold", given)
+        return replace(given, shape=None)
+
+    def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
+        """The function."""
+        return lambda value, _row: [_class(given, value, index) for index in descending(value) if value[index] >= self.at]
+
+
+class NormalizeLength(OutputOperation):
+    """`normalize_length`: x / max(|x|, 1e-12) along the last axis, so that each vector has the length 1."""
+
+    def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
+        """Numbers -> numbers of the same shape."""
+        if not _floats("normalize_length", given):
+            raise ValueError("normalize_length takes vectors; a row of this output is one number")
+        return replace(given, dtype="float64")
+
+    def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
+        """The function."""
+        return lambda value, _row: normalized_length(value)
+
+
+class Boxes(OutputOperation):
+    """`boxes: {scores: NAME, min_score: 0.5, most: 100}`, on an output of boxes [n, 4].
+
+    `scores` is the output of their scores: [n], or [n, classes], of which the best class counts. Given are those of `min_score`
+    or more, the best first, as `{"box": [4 numbers], "score", "index", "label"}`; boxes that overlap are all given.
+    """
+
+    scores: str
+    min_score: float = 0.5
+    most: Count = 100
+
+    def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:
+        """Boxes -> JSON."""
+        shape = _floats("boxes", given)
+        if self.scores not in outputs:
+            raise ValueError(f"boxes: {self.scores!r} is no output of the model; they are {', '.join(outputs)}")
+        scores = _floats("boxes", outputs[self.scores])
+        if len(shape) != 2 or shape[1] != 4 or len(scores) not in {1, 2} or scores[0] != shape[0]:
+            raise ValueError(f"boxes takes boxes [n, 4] with scores [n] or [n, classes], not {list(shape)} with {list(scores)}")
+        return replace(given, shape=None)
+
+    def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
+        """The function."""
+        scores = outputs[self.scores]
+        return lambda value, row: self._best(scores, value, row[self.scores])
+
+    def _best(self, declared: Output, boxes: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+        classes = None if scores.ndim == 1 else np.array([descending(row)[0] for row in scores], np.int64)
+        best = scores if classes is None else np.take_along_axis(scores, classes[:, np.newaxis], 1)[:, 0]
+        chosen = [place for place in descending(best) if best[place] >= self.min_score][: self.most]
+        found = []
+        for place in chosen:
+            box = [plain(side) for side in boxes[place].tolist()]
+            entry = {"box": box, "score": plain(best[place].item())}
+            found.append(entry if classes is None else {**entry, **_name(declared, int(classes[place]))})
+        return found
+
+
+OPERATIONS: Mapping[str, type[OutputOperation]] = {
+    "softmax": Softmax,
+    "sigmoid": Sigmoid,
+    "topk": TopK,
+    "argmax": ArgMax,
+    "threshold": Threshold,
+    "normalize_length": NormalizeLength,
+    "boxes": Boxes,
+}
+"""Every operation on outputs, by the name that the YAML gives it."""
+
+
+def softmax(value: np.ndarray, axis: int) -> np.ndarray:
+    """Probabilities in float64; the largest value is taken away first, so that nothing overflows."""
+    wide = value.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # infinities make NaN, which is null in an answer
+        powers = np.exp(wide - wide.max(axis=axis, keepdims=True))
+        return powers / powers.sum(axis=axis, keepdims=True)
+
+
+def sigmoid(value: np.ndarray) -> np.ndarray:
+    """Probabilities in float64; exp is taken of what is not positive, so that nothing overflows."""
+    wide = value.astype(np.float64)
+    power = np.exp(-np.abs(wide))
+    return np.where(wide >= 0, 1.0, power) / (1.0 + power)
+
+
+def normalized_length(value: np.ndarray) -> np.ndarray:
+    """Vectors of length 1 along the last axis, in float64."""
+    wide = value.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return wide / np.maximum(np.sqrt((wide * wide).sum(axis=-1, keepdims=True)), LEAST_LENGTH)
+
+
+def descending(value: np.ndarray) -> list[int]:
+    """The places of a vector's values, the largest value first, the first of equal ones first, NaN last."""
+    keys = np.where(np.isnan(value), np.inf, -value.astype(np.float64)) if value.dtype.kind == "f" else -value.astype(np.int64)
+    return np.argsort(keys, kind="stable").tolist()
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON has them, in lists too: NaN and the infinities, for which it has no words, are None."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _class(given: Output, value: np.ndarray, index: int) -> dict[str, Any]:
+    return {**_name(given, index), given.score: plain(value[index].item())}
+
+
+def _name(given: Output, index: int) -> dict[str, Any]:
+    return {"index": index} if given.labels is None else {"label": given.labels[index], "index": index}
+
+
+def _floats(name: str, given: Output) -> tuple[int | str, ...]:
+    if given.shape is None or not given.dtype.startswith("float"):
+        found = "what an operation made of it" if given.shape is None else given.dtype
+        raise ValueError(f"{name} takes floating-point numbers, not {found}")
+    return given.shape
+
+
+def _vector(name: str, given: Output) -> int | float:
+    """The size of a row that is a vector; infinite where it is a named dimension."""
+    if given.shape is None or given.dtype == "bool" or len(given.shape) != 1:
+        found = "what an operation made of it" if given.shape is None else f"{given.dtype} {list(given.shape)}"
+        raise ValueError(f"{name} takes a row that is a vector of numbers, not {found}")
+    (size,) = given.shape
+    return size if isinstance(size, int) else math.inf

@@ -1,7 +1,145 @@
-"""Operations of this kind."""
+"""Text: tokenised by a `tokenizer.json` of the `tokenizers` package. docs/operations.md says what is made of it."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from artifact.operations.kinds import InputOperation
+import numpy as np
+from pydantic import Field
 
-OPERATIONS: Mapping[str, type[InputOperation]] = {}
+from artifact.operations.errors import BadText, OperationsUnavailable, TooLarge
+from artifact.operations.kinds import Files, InputOperation, Kind, Raw, Step, Tensor, Tensors
+from artifact.operations.limits import RawLimits
+from artifact.operations.raw import RawKind
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+PADS = ("[PAD]", "<pad>", "<|padding|>")
+"""What the token for padding is called, where the file does not say it."""
+
+Side = Literal["right", "left"]
+
+
+class Tokenize(InputOperation):
+    """`tokenize: {file: tokenizer.json, max_tokens: 128}`, and how to cut, to fill up, and to call what it makes.
+
+    `padding`: to the longest row of a request, or to `max_tokens` always. `truncation`: the side on which tokens beyond
+    `max_tokens` are left out. `pair`: the raw value is two texts. `names`: what the model calls its inputs.
+    """
+
+    file: str
+    max_tokens: Annotated[int, Field(ge=1, le=1 << 20)]
+    padding: Literal["longest", "max"] = "longest"
+    padding_side: Side = "right"
+    truncation: Side = "right"
+    pair: bool = False
+    pad_id: Annotated[int, Field(ge=0)] | None = None
+    dtype: Literal["int64", "int32"] = "int64"
+    names: Mapping[Literal["input_ids", "attention_mask", "token_type_ids"], str] = Field(default_factory=dict)
+
+    def begins_with(self) -> RawKind:
+        """A text, or two."""
+        return "pair" if self.pair else "text"
+
+    def file_fields(self) -> tuple[str, ...]:
+        """The tokenizer."""
+        return ("file",)
+
+    def details(self) -> dict[str, Any]:
+        """What a client should know: how much of a text counts."""
+        return {"max_tokens": self.max_tokens}
+
+    def kind_of(self, given: Kind, files: Files) -> Kind:
+        """A text -> token ids, their mask, and which of two texts each is of."""
+        if not isinstance(given, Raw):
+            raise ValueError(f"tokenize takes a text as it was sent, not {given}")
+        tokenizer = self._tokenizer(files)
+        size = self.max_tokens if self.padding == "max" else None
+        pad_id = self._pad_id(tokenizer)
+        largest = {IDS: max([*tokenizer.get_vocab(with_added_tokens=True).values(), pad_id]), MASK: 1, TYPES: 1}
+        fills = {IDS: pad_id, MASK: 0, TYPES: 0}
+        return Tensors(
+            {
+                self.names.get(what, what): Tensor(
+                    self.dtype, (size,), 0, largest[what], fills[what], self.padding_side, {0: self.max_tokens}
+                )
+                for what in (IDS, MASK, TYPES)
+            }
+        )
+
+    def step(self, given: Kind, files: Files) -> Step:  # noqa: ARG002 - the interface
+        """The function; its tokenizer is never changed again, so that threads may share it."""
+        tokenizer = self._tokenizer(files)
+        pad_id = self._pad_id(tokenizer)
+
+        def tokenize(value: str | tuple[str, str], limits: RawLimits) -> dict[str, np.ndarray]:
+            encoding = encoded(tokenizer, value, limits)
+            found = {IDS: encoding.ids, MASK: encoding.attention_mask, TYPES: encoding.type_ids}
+            fills = {IDS: pad_id, MASK: 0, TYPES: 0}
+            return {self.names.get(what, what): self._filled(found[what], fills[what]) for what in found}
+
+        return tokenize
+
+    def _filled(self, numbers: list[int], fill: int) -> np.ndarray:
+        rest = [fill] * (self.max_tokens - len(numbers)) if self.padding == "max" else []
+        return np.array(rest + numbers if self.padding_side == "left" else numbers + rest, self.dtype)
+
+    def _tokenizer(self, files: Files) -> "Tokenizer":
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as cause:
+            raise OperationsUnavailable(f"texts need the tokenizers package: pip install 'stateserve[text]' ({cause})") from cause
+        try:
+            tokenizer = Tokenizer.from_str(files[self.file].decode("utf-8"))
+        except Exception as cause:  # tokenizers raises Exception itself
+            raise ValueError(f"{self.file} is no tokenizer.json that the tokenizers package reads: {cause}") from cause
+        tokenizer.no_padding()
+        special = tokenizer.num_special_tokens_to_add(self.pair)
+        if self.max_tokens <= special:
+            raise ValueError(f"max_tokens is {self.max_tokens}; {self.file} adds {special} tokens to every text")
+        tokenizer.enable_truncation(self.max_tokens, direction=self.truncation)
+        return tokenizer
+
+    def _pad_id(self, tokenizer: "Tokenizer") -> int:
+        if self.pad_id is not None:
+            return self.pad_id
+        found = next((number for pad in PADS if (number := tokenizer.token_to_id(pad)) is not None), None)
+        if found is None:
+            raise ValueError(f"{self.file} has no token for padding ({', '.join(PADS)}); declare pad_id")
+        return found
+
+
+def encoded(tokenizer: "Tokenizer", value: str | tuple[str, str], limits: RawLimits) -> "Encoding":
+    """What the tokenizer makes of a text, or of two.
+
+    Raises:
+        BadText: it is no text, or holds half of a character (a lone surrogate), or the tokenizer fails on it.
+        TooLarge: it is longer than the limits allow; in bytes before, in tokens after tokenising.
+    """
+    texts = value if isinstance(value, tuple) else (value,)
+    for text in texts:
+        size = _utf8_bytes(text)
+        if size > limits.text_bytes:
+            raise TooLarge(f"the text has {size} bytes; at most {limits.text_bytes} are tokenised (setting max_text_bytes)")
+    try:
+        encoding = tokenizer.encode(*texts)
+    except Exception as cause:  # tokenizers raises Exception itself
+        raise BadText(f"the text cannot be tokenised: {cause}") from cause
+    tokens = len(encoding.ids) + sum(len(rest.ids) for rest in encoding.overflowing)
+    if tokens > limits.tokens:
+        raise TooLarge(f"the text has {tokens} tokens; at most {limits.tokens} are taken (setting max_tokens)")
+    return encoding
+
+
+def _utf8_bytes(text: Any) -> int:
+    if not isinstance(text, str):
+        raise BadText(f"a text is a string, not {type(text).__name__}")
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError as cause:
+        raise BadText(f"the text holds half of a character at position {cause.start} (a lone surrogate)") from cause
+
+
+OPERATIONS: Mapping[str, type[InputOperation]] = {"tokenize": Tokenize}
+"""Every operation on texts, by the name that the YAML gives it."""

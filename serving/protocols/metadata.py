@@ -76,13 +76,10 @@ def model_metadata(
 
 
 def raw_metadata(operations: Operations | None) -> dict[str, Any]:
-    """What model metadata says besides where operations are declared: the raw inputs, and what the answer's rows are made by."""
+    """What model metadata says besides where operations are declared: the raw inputs, `preprocess` and `postprocess`."""
     if operations is None:
         return {}
-    return {
-        "raw_inputs": [spec.to_json() for spec in operations.raw_inputs],
-        "postprocess": operations.chains.to_json().get("postprocess"),
-    }
+    return {"raw_inputs": [spec.to_json() for spec in operations.raw_inputs], **operations.chains.to_json()}
 
 
 def model_properties(manifest: Manifest, version_labels: Mapping[str, int]) -> dict[str, str]:

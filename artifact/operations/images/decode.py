@@ -7,14 +7,14 @@ own name, on a stream of just those parts that it needs: no other format is ever
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from artifact.operations.errors import BadImage, OperationsUnavailable, TooLarge
 from artifact.operations.images import jpeg, png, webp
-from artifact.operations.images.header import Header, PngSamples
+from artifact.operations.images.colours import CHANNELS, WHITE, Colour, Level, Mode, in_mode
+from artifact.operations.images.header import Header
 from artifact.operations.kinds import Files, Image, InputOperation, Kind, Raw, Step
 from artifact.operations.limits import RawLimits
 from artifact.operations.raw import RawKind
@@ -22,15 +22,6 @@ from artifact.operations.raw import RawKind
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from PIL.ImageFile import ImageFile
-
-Mode = Literal["RGB", "L", "RGBA"]
-Level = Annotated[int, Field(ge=0, le=255)]
-Colour = tuple[int, int, int]
-
-CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
-WHITE: Colour = (255, 255, 255)
-
-_STRIP_PIXELS = 1 << 18
 
 # What Pillow's decoders raise on damaged files. MemoryError is not among them: that is no fault of the file.
 _DAMAGED = (
@@ -70,7 +61,7 @@ class Decode(InputOperation):
         return Image(CHANNELS[self.mode], "uint8", None, None, 0.0, 255.0)
 
     def step(self, given: Kind, files: Files) -> Step:  # noqa: ARG002 - the interface
-        """The function; Pillow is imported here, and not by the first request."""
+        """The function; Pillow and its decoders are imported here, and not by the first request."""
         require_pillow()
         background = self.background or WHITE
         return lambda data, limits: decode(data, self.mode, background, limits)
@@ -83,7 +74,7 @@ class Decode(InputOperation):
 def require_pillow() -> None:
     """Raises OperationsUnavailable where Pillow is not installed."""
     try:
-        import PIL.Image  # noqa: F401 - whether it is there
+        from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401 - whether they are there
     except ImportError as cause:
         raise OperationsUnavailable("pictures need pillow, which is not installed: pip install 'stateserve[images]'") from cause
 
@@ -106,7 +97,7 @@ def decode(data: Any, mode: Mode, background: Colour, limits: RawLimits) -> "Pic
         picture = _opened(header, data)
         picture.load()
         _require_whole(picture, header, data)
-        picture = _in_mode(picture, header, mode, background)  # the same name: the one before it is let go
+        picture = in_mode(picture, header, mode, background)  # the same name: the one before it is let go
         return _upright(picture, header.orientation)
     except _DAMAGED as cause:
         raise BadImage(f"the {header.format} file cannot be decoded, it is damaged: {cause}") from cause
@@ -156,60 +147,6 @@ def _require_whole(picture: "Picture", header: Header, data: bytes) -> None:
     last = picture.crop((0, picture.height - 1, picture.width, picture.height))
     if header.png.interlaced or not any(last.tobytes()):
         png.require_all_pixels(header, header.png, data)
-
-
-def _in_mode(picture: "Picture", header: Header, mode: Mode, background: Colour) -> "Picture":
-    """The picture in the wanted mode, made strip by strip: what stands between two modes never has the picture's size."""
-    import PIL.Image
-
-    key = None if header.png is None else header.png.transparent
-    if picture.mode == mode and key is None and header.format != "WebP":  # WebP's holds its decoder, and so two more canvases
-        return picture
-    rows = max(1, _STRIP_PIXELS // picture.width)
-    made = PIL.Image.new(mode, picture.size)
-    for top in range(0, picture.height, rows):
-        strip = picture.crop((0, top, picture.width, min(top + rows, picture.height)))
-        made.paste(over(_plain(strip, header.png), mode, background), (0, top))
-    return made
-
-
-def _plain(picture: "Picture", samples: PngSamples | None) -> "Picture":
-    """Mode L, RGB or RGBA: what the file's own samples mean, in 8 bits."""
-    import PIL.Image
-
-    if picture.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion to L clips
-        return PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if samples is not None and samples.transparent is not None:
-        return _with_transparent(picture, samples, samples.transparent)
-    if picture.mode == "P":
-        return picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-    plain = {"1": "L", "LA": "RGBA", "CMYK": "RGB"}.get(picture.mode)
-    return picture.convert(plain) if plain else picture
-
-
-def _with_transparent(picture: "Picture", samples: PngSamples, colour: tuple[int, ...]) -> "Picture":
-    """The picture with alpha 0 where it has the transparent colour, 255 elsewhere."""
-    import PIL.Image
-
-    most = 2**samples.depth - 1
-    levels = np.asarray(picture.convert("L" if samples.colour == png.GREY else "RGB"))
-    levels = levels.reshape(picture.height, picture.width, -1)
-    alpha = np.full(levels.shape[:2], 255, np.uint8)
-    alpha[(levels == [(sample & most) * (255 // most) for sample in colour]).all(axis=2)] = 0
-    made = picture.convert("RGB").convert("RGBA")
-    made.putalpha(PIL.Image.fromarray(alpha))
-    return made
-
-
-def over(picture: "Picture", mode: Mode, background: Colour) -> "Picture":
-    """L, RGB or RGBA -> the wanted one of them; where alpha goes, the picture is laid over the background."""
-    import PIL.Image
-
-    if picture.mode == "RGBA" and mode != "RGBA":
-        below = PIL.Image.new("RGB", picture.size, background)
-        below.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
-        picture = below
-    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _upright(picture: "Picture", orientation: int) -> "Picture":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from artifact.operations.errors import TooLarge
-from artifact.operations.images.decode import Level
+from artifact.operations.images.colours import Level
 from artifact.operations.images.pictures import require_picture
 from artifact.operations.kinds import Files, Image, InputOperation, Kind, Step
 from artifact.operations.limits import RawLimits

@@ -24,7 +24,7 @@ WHITE = (255, 255, 255)
 SMALL = {kind: made(kind, 9, 8, 6, 1) for kind in KINDS}
 
 
-def refused(data, error=BadImage, limits=LIMITS):
+def refused(data, error: type[BadRaw] = BadImage, limits=LIMITS):
     with pytest.raises(error) as caught:
         decode(data, "RGB", WHITE, limits)
     return str(caught.value)
@@ -115,6 +115,8 @@ def test_a_canvas_that_its_picture_does_not_fill():
     at = data.index(b"VP8X") + 12
     data[at : at + 3] = (99).to_bytes(3, "little")
     assert refused(bytes(data)) == "the WebP file says 100 x 9 pixels, but its picture has 8 x 9"
+    data[at : at + 6] = b"\xfe\xff\xff" * 2
+    assert refused(bytes(data), TooLarge).startswith("the WebP file says 16777215 x 16777215 pixels; at most 50000000")
 
 
 def test_missing_rows():
@@ -207,6 +209,10 @@ def test_what_is_left_out():
         (png(1, 1, b"\0\0", colour=3), "the PNG file's pixels are numbers of a palette, but it has none"),
         (png(1, 1, b"\0\0", extra=chunk(b"CgBI", b"")), "the PNG file has a chunk b'CgBI', which the standard does not know"),
         (png(1, 1, b"\0\0", extra=chunk(b"PLTE", b"1234")), "the PNG file's palette is not one"),
+        (
+            png(1, 1, b"\0\0", colour=3, extra=chunk(b"PLTE", b"123456") + chunk(b"tRNS", bytes(300))),
+            "the PNG file's palette has 2 colours before their 300 alphas; it must have as many",
+        ),
         (png(1, 1, b"\0\0", extra=chunk(b"tRNS", b"1")), "the PNG file's transparent colour has 1 bytes; 2 were expected"),
         (png(1, 1, b"\0\0\0", depth=16, extra=chunk(b"tRNS", b"12")), "the PNG file has 16 bits per sample and one transparent"),
         (png(1, 1, b"\0\0").replace(b"IEND", b"iEND"), "the PNG file is truncated"),
@@ -232,7 +238,6 @@ def test_threads():
 
 def test_without_pillow(monkeypatch):
     """Without Pillow the operation cannot be made, and the message says what to install."""
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(OperationsUnavailable) as caught:
         Decode().step(Raw("image"), {})

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from made_pictures import chunk, generated, png
+from made_pictures import chunk, encoded, generated, png
 from PIL import Image, ImageOps
 
 from artifact.operations import RawLimits, make, parse
+from artifact.operations.errors import BadImage, BadRaw
+from artifact.operations.images.colours import over
 from artifact.operations.images.crop import center_cropped
 from artifact.operations.images.decode import decode
 from artifact.operations.images.levels import levels, scaled
@@ -185,3 +187,69 @@ def test_to_float_is_a_division_by_255():
     x = np.arange(256)
     for scale in (1 / 255, 0.00392156862745098):
         np.testing.assert_array_equal(scaled(x, scale), x.astype(np.float32) / np.float32(255))
+
+
+def test_strips():
+    """A picture larger than a strip is put together from several without a seam."""
+    array = np.random.default_rng(5).integers(0, 256, (600, 1000, 4)).astype(np.uint8)
+    data = encoded(Image.fromarray(array), "PNG", compress_level=1)
+    np.testing.assert_array_equal(decode(data, "RGB", ROSE, LIMITS), by_pillow(data, "RGB", ROSE))
+
+
+def test_a_size_that_the_model_does_not_take():
+    """Where the picture decides about the tensor's size, another than declared is the client's fault, by its sides."""
+    dims = {"batch": Dim(1, 4), "h": Dim(32, 64, 32), "w": Dim(32, 128)}
+    signature = Signature(
+        (TensorSpec("image", "float32", ("batch", "h", "w", 1), (0, 1)),), (TensorSpec("y", "float32", ("batch", 2)),), dims
+    )
+    operations = make(parse([{"decode": {"mode": "L"}}, "to_float", {"layout": {"order": "HWC"}}]), signature, {}, {})
+    for width, height, message in (
+        (100, 64, None),
+        (100, 63, "the picture has 100 x 63 pixels; the model takes a height of 32 to 64 in multiples of 32: send another size"),
+        (129, 32, "the picture has 129 x 32 pixels; the model takes a width of 32 to 128: send another size"),
+    ):
+        data = encoded(Image.new("L", (width, height)), "PNG")
+        if message is None:
+            assert operations.prepare({"image": data}, LIMITS)["image"].shape == (1, height, width, 1)
+            continue
+        with pytest.raises(BadImage) as caught:
+            operations.prepare({"image": data}, LIMITS)
+        assert str(caught.value) == message
+
+
+def test_a_picture_smaller_than_the_crop():
+    """Nothing is padded: a picture that does not hold what is cut out is refused."""
+    operations = made(
+        [{"decode": {}}, {"crop": {"top": 2, "left": 1, "height": 8, "width": 9}}], ("batch", 3, 8, 9), None, "uint8"
+    )
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (10, 10, 3)).astype(np.uint8))
+    row = operations.prepare({"image": encoded(picture, "PNG")}, LIMITS)["image"]
+    np.testing.assert_array_equal(row[0].transpose(1, 2, 0), np.asarray(picture)[2:10, 1:10])
+    with pytest.raises(BadImage) as caught:
+        operations.prepare({"image": encoded(picture.crop((0, 0, 10, 9)), "PNG")}, LIMITS)
+    assert str(caught.value) == "the picture has 10 x 9 pixels where 9 x 8 are cut out; send a larger one"
+
+
+def test_raw_inputs_by_name():
+    """A request has exactly the raw inputs; rows of two sizes are not joined."""
+    operations = made(["decode"], ("batch", 3, "h", "w"), (0, 255), "uint8")
+    data = encoded(Image.new("RGB", (4, 5)), "PNG")
+    with pytest.raises(BadRaw) as caught:
+        operations.prepare({"picture": data}, LIMITS)
+    assert str(caught.value) == "the raw inputs are image; the request has picture"
+    rows = [operations.prepare({"image": encoded(Image.new("RGB", size), "PNG")}, LIMITS) for size in ((4, 5), (5, 4))]
+    with pytest.raises(BadRaw) as caught:
+        operations.join(rows)
+    assert str(caught.value) == 'input "image": the rows of a request must be of one shape, not [3, 4, 5], [3, 5, 4]'
+
+
+def test_formulas_of_colours():
+    """Pillow converts as docs/operations.md states: colours to grey, CMYK to colours, colours over a background."""
+    x = np.random.default_rng(9).integers(0, 256, (64, 256, 4)).astype(np.uint8)
+    x[0, :, 0] = np.arange(256)
+    colours, levels_, last = Image.fromarray(x[:, :, :3]), x[:, :, :3].astype(np.int64), x[:, :, 3:].astype(np.int64)
+    np.testing.assert_array_equal(over(colours, "L", WHITE), (levels_ @ [19595, 38470, 7471] + 32768) // 65536)
+    shown = over(Image.fromarray(x), "RGB", ROSE)
+    np.testing.assert_array_equal(shown, np.rint((levels_ * last + np.array(ROSE) * (255 - last)) / 255))
+    inks = Image.frombytes("CMYK", (256, 64), x.tobytes()).convert("RGB")
+    np.testing.assert_array_equal(inks, (255 - last) - np.rint(levels_ * (255 - last) / 255))
