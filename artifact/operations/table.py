@@ -137,7 +137,7 @@ class Table(InputOperation):
     def kind_of(self, given: Kind, files: Files) -> Kind:  # noqa: ARG002 - the interface
         """A row -> a vector."""
         if not isinstance(given, Raw):
-            raise ValueError(f"table takes a row as it was sent, not {given}")
+            raise ValueError(f"table takes a row as it was sent, not {given}")  # noqa: TRY004 - as every `kind_of`
         bounds = [column.bounds for column in self.columns]
         low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
         return Tensor(self.dtype, (sum(column.size for column in self.columns),), low, high)
@@ -160,14 +160,15 @@ class Table(InputOperation):
             raise BadRow(f"the row makes {broken}, but the model takes whole numbers")
         with np.errstate(over="ignore", invalid="ignore"):
             vector = np.array(numbers, np.float64).astype(self.dtype)
-        beyond = next(
-            (one for one, made in zip(numbers, vector.tolist(), strict=True) if abs(made - one) > 1e-3 * abs(one)), None
-        )
+        pairs = zip(numbers, vector.tolist(), strict=True)
+        beyond = next((one for one, made in pairs if not abs(made - one) <= _ROUNDED * abs(one)), None)
         if beyond is not None:
             raise BadRow(f"the row makes {beyond:g}, which {self.dtype} cannot hold")
         return vector
 
 
+_ROUNDED = 1e-3
+"""Casts to float32 and back differ by less, unless the number is too large for it, or nearly too small."""
 _TOLD = {"name", "kind", "values", "missing", "min", "max"}
 
 OPERATIONS: Mapping[str, type[InputOperation]] = {"table": Table}

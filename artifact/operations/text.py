@@ -14,7 +14,9 @@ from artifact.operations.raw import RawKind
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+What = Literal["input_ids", "attention_mask", "token_type_ids"]
+WHAT: tuple[What, ...] = ("input_ids", "attention_mask", "token_type_ids")
+IDS, MASK, TYPES = WHAT
 PADS = ("[PAD]", "<pad>", "<|padding|>")
 """What the token for padding is called, where the file does not say it."""
 
@@ -36,7 +38,7 @@ class Tokenize(InputOperation):
     pair: bool = False
     pad_id: Annotated[int, Field(ge=0)] | None = None
     dtype: Literal["int64", "int32"] = "int64"
-    names: Mapping[Literal["input_ids", "attention_mask", "token_type_ids"], str] = Field(default_factory=dict)
+    names: Mapping[What, str] = Field(default_factory=dict)
 
     def begins_with(self) -> RawKind:
         """A text, or two."""
@@ -53,7 +55,7 @@ class Tokenize(InputOperation):
     def kind_of(self, given: Kind, files: Files) -> Kind:
         """A text -> token ids, their mask, and which of two texts each is of."""
         if not isinstance(given, Raw):
-            raise ValueError(f"tokenize takes a text as it was sent, not {given}")
+            raise ValueError(f"tokenize takes a text as it was sent, not {given}")  # noqa: TRY004 - as every `kind_of`
         tokenizer = self._tokenizer(files)
         size = self.max_tokens if self.padding == "max" else None
         pad_id = self._pad_id(tokenizer)
@@ -61,10 +63,10 @@ class Tokenize(InputOperation):
         fills = {IDS: pad_id, MASK: 0, TYPES: 0}
         return Tensors(
             {
-                self.names.get(what, what): Tensor(
+                self._name(what): Tensor(
                     self.dtype, (size,), 0, largest[what], fills[what], self.padding_side, {0: self.max_tokens}
                 )
-                for what in (IDS, MASK, TYPES)
+                for what in WHAT
             }
         )
 
@@ -77,9 +79,13 @@ class Tokenize(InputOperation):
             encoding = encoded(tokenizer, value, limits)
             found = {IDS: encoding.ids, MASK: encoding.attention_mask, TYPES: encoding.type_ids}
             fills = {IDS: pad_id, MASK: 0, TYPES: 0}
-            return {self.names.get(what, what): self._filled(found[what], fills[what]) for what in found}
+            return {self._name(what): self._filled(found[what], fills[what]) for what in WHAT}
 
         return tokenize
+
+    def _name(self, what: What) -> str:
+        """What the model calls it."""
+        return self.names.get(what, what)
 
     def _filled(self, numbers: list[int], fill: int) -> np.ndarray:
         rest = [fill] * (self.max_tokens - len(numbers)) if self.padding == "max" else []
@@ -117,13 +123,13 @@ def encoded(tokenizer: "Tokenizer", value: str | tuple[str, str], limits: RawLim
         BadText: it is no text, or holds half of a character (a lone surrogate), or the tokenizer fails on it.
         TooLarge: it is longer than the limits allow; in bytes before, in tokens after tokenising.
     """
-    texts = value if isinstance(value, tuple) else (value,)
-    for text in texts:
+    first, second = value if isinstance(value, tuple) else (value, None)
+    for text in (first,) if second is None else (first, second):
         size = _utf8_bytes(text)
         if size > limits.text_bytes:
             raise TooLarge(f"the text has {size} bytes; at most {limits.text_bytes} are tokenised (setting max_text_bytes)")
     try:
-        encoding = tokenizer.encode(*texts)
+        encoding = tokenizer.encode(first, second)
     except Exception as cause:  # tokenizers raises Exception itself
         raise BadText(f"the text cannot be tokenised: {cause}") from cause
     tokens = len(encoding.ids) + sum(len(rest.ids) for rest in encoding.overflowing)
