@@ -179,7 +179,8 @@ def create_app(settings: Settings, others: OtherProcesses | None = None) -> Fast
     app.state.running = running
     app.mount("/docs/assets", openapi.docs_assets())
     if settings.ui:
-        app.router.routes.extend(ui_files.routes())
+        for path, endpoint in ui_files.routes().items():
+            app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False)
     app.add_api_route("/", root, methods=["GET"], include_in_schema=False)
     app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
     app.add_api_route("/v2/", server_metadata, methods=["GET"], include_in_schema=False)

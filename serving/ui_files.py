@@ -1,11 +1,11 @@
 """The page at /ui: static files of this package, with headers that let them load nothing from elsewhere."""
 
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
 from foundation.storage import sha256_bytes
 
@@ -22,13 +22,10 @@ HEADERS = {
 }
 
 
-def routes() -> list[Route]:
-    """The routes of the page: /ui leads to /ui/, so that addresses beside the page stay relative, below any prefix."""
-    pages = {
-        path.name: path.read_bytes()
-        for path in files("serving").joinpath("ui").iterdir()
-        if path.name[path.name.rfind(".") :] in TYPES
-    }
+def routes() -> dict[str, Callable[[Request], Awaitable[Response]]]:
+    """Path -> endpoint of the page: /ui leads to /ui/, so that addresses beside the page stay relative, below any prefix."""
+    found = files("serving").joinpath("ui").iterdir()
+    pages = {path.name: path.read_bytes() for path in found if _type(path.name) is not None}
 
     async def to_page(_request: Request) -> Response:
         return RedirectResponse("ui/")
@@ -43,7 +40,7 @@ def routes() -> list[Route]:
             return Response(status_code=304, headers=headers)
         return Response(pages[name], headers={**headers, "content-type": str(_type(name))})
 
-    return [Route("/ui", to_page), Route("/ui/", page), Route("/ui/{name}", page)]
+    return {"/ui": to_page, "/ui/": page, "/ui/{name}": page}
 
 
 def _type(name: str) -> str | None:

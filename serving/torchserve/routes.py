@@ -8,7 +8,7 @@ Oip = Literal["oip_server", "oip_live", "oip_ready", "oip_version"]
 Place = Literal["api", "root", "ping", "prediction", Oip, "native", "token", "management", "metrics", "nowhere"]
 """Who answers: `api` and `root` describe the connector, `native` is the application beside TorchServe's paths."""
 
-_OPEN = frozenset({"/docs", "/openapi.json", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"})
+_OPEN = frozenset({"/docs", "/ui", "/openapi.json", "/ready", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def is_native(path: str) -> bool:
 
 def is_open(path: str) -> bool:
     """Whether such a path needs no token: what describes, and what is asked to learn how the server is."""
-    return path in _OPEN or path.startswith("/docs/")
+    return path in _OPEN or path.startswith(("/docs/", "/ui/"))
 
 
 def manages(path: str) -> bool:
