@@ -35,6 +35,12 @@ def export(
     weights: Annotated[str | None, typer.Option(help="Which weight set, where the checkpoint has several.")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="Skip keys of the file that match this glob; repeatable.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="A .py file or module that registers your model; repeatable.")] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of real raw inputs (pictures, .txt, .csv, .jsonl) to prove with, where the YAML declares preprocess."
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Read and match everything, say what would be done, write nothing.")
     ] = False,
@@ -66,6 +72,7 @@ def export(
             weights=weights,
             ignore=tuple(ignore or ()),
             plugins=tuple(plugin or ()),
+            samples=samples,
         )
         _run(request, plan=plan, as_json=as_json)
 

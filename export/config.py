@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 import model_defs
 from artifact import operations
 from artifact.operations import Chains
+from artifact.operations.declared import INPUT_OPERATIONS, OUTPUT_OPERATIONS
 from artifact.operations.errors import BadOperations
 from artifact.signature import Dim, Signature, TensorSpec
 from export.errors import ConfigError
@@ -170,7 +171,10 @@ class Config(_Section):
 
     def declaration(self) -> dict[str, Any]:
         """What the model is and takes: without what says where it comes from and what to make of it."""
-        return {key: value for key, value in self.resolved().items() if key not in _NOT_DECLARED}
+        chains = self.chains
+        files = {name: f"file {number}" for number, name in enumerate(chains.files)}  # an artifact has names of its own for them
+        declared = {**self.resolved(), **chains.renamed(files).to_json()}
+        return {key: value for key, value in declared.items() if key not in _NOT_DECLARED}
 
 
 def read_config(path: Path) -> Config:
@@ -245,10 +249,25 @@ def json_schema() -> dict[str, Any]:
                 "then": {"properties": {"params": {"$ref": f"#/$defs/{name}_params"}}},
             }
         )
+    for side, known in (("preprocess", INPUT_OPERATIONS), ("postprocess", OUTPUT_OPERATIONS)):
+        schema["properties"][side] = _operations_schema(schema["$defs"], known)
     section = schema["$defs"]["ModelSection"]
     section["properties"]["name"]["enum"] = list(model_defs.registered())
     section["allOf"] = rules
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _operations_schema(definitions: dict[str, Any], known: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
+    """A list of operations, or a mapping of names to such lists; each operation's parameters join `definitions`."""
+    one = []
+    for name, operation in known.items():
+        parameters = operation.model_json_schema(ref_template=f"#/$defs/{name}_operation/$defs/{{model}}")
+        definitions[f"{name}_operation"] = parameters
+        reference = {"$ref": f"#/$defs/{name}_operation"}
+        stated = {"type": "object", "properties": {name: reference}, "required": [name], "additionalProperties": False}
+        one += [stated, *([] if parameters.get("required") else [{"const": name}])]
+    chain = {"type": "array", "minItems": 1, "items": {"anyOf": one}}
+    return {"anyOf": [chain, {"type": "object", "additionalProperties": chain}]}
 
 
 def read_labels(config: Config, directory: Path) -> bytes | None:

@@ -126,6 +126,7 @@ def print_plan(console: Console, prepared: "Prepared") -> None:
         "inputs": "; ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in prepared.signature.inputs),
         "dims": "; ".join(f"{name} {dim}" for name, dim in prepared.signature.dims.items()) or "none",
         "outputs": "; ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in prepared.signature.outputs),
+        "raw inputs": "; ".join(_raw_inputs(prepared)) or "none",
         "formats": ", ".join(prepared.formats),
         "precision": prepared.config.precision,
         "would write": f"{prepared.request.repository}/{prepared.name}/{prepared.request.version or 'NEXT'}",
@@ -134,6 +135,11 @@ def print_plan(console: Console, prepared: "Prepared") -> None:
         console.print(f"[dim]{name:<12}[/] {escape(text)}", highlight=False, soft_wrap=True)
     for notice in (*checkpoint.notices, *loaded.notices):
         console.print(f"[yellow]note[/] {escape(notice)}", highlight=False, soft_wrap=True)
+
+
+def _raw_inputs(prepared: "Prepared") -> list[str]:
+    specs = prepared.operations.operations.raw_inputs if prepared.operations is not None else ()
+    return [f"{spec.name} ({spec.kind}) makes {', '.join(spec.makes)}" for spec in specs]
 
 
 def to_json(exported: "Exported") -> dict[str, Any]:

@@ -149,6 +149,12 @@ def work(tmp_path):
 
 
 @pytest.fixture(scope="session")
+def work_in():
+    """A function that gives a folder to export in, for what several tests share."""
+    return Work
+
+
+@pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """The model `small` exported to every format, once: the folder, and what export said. Read only."""
     folder = Work(tmp_path_factory.mktemp("small"))

@@ -1,7 +1,5 @@
 """Which config an export runs under, and what is said where there is none or more than one (exit 2)."""
 
-import json
-
 import pytest
 import torch
 
@@ -155,18 +153,6 @@ def test_an_unknown_format(work):
     work.net("good", "small")
 
     assert work.refuse(2, formats=("onnx", "tflite")) == "unknown format 'tflite'; the formats are onnx, torchscript, pt2"
-
-
-@pytest.mark.parametrize(("key", "meaning"), [("preprocess", "input operations"), ("postprocess", "output operations")])
-def test_operations_are_reserved(work, key, meaning):
-    """They are not run by this version, so they are not taken."""
-    work.net("good", "small")
-    path = work.write(json.dumps({**work.data("small"), key: []}))
-
-    message = work.refuse(2)
-
-    assert message.startswith(f"{path}:1:")
-    assert message.endswith(f": {key} ({meaning}) is not run by this version yet; remove it, and send and receive tensors")
 
 
 def test_a_plugin_that_fails(work):

@@ -1,0 +1,292 @@
+"""Declared operations on their way through an export: the YAML, the proof, the artifact, and what is refused."""
+
+import copy
+import io
+import json
+import re
+import shutil
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+import artifact
+import model_defs
+from artifact import golden, manifest, raw_cases
+from artifact.errors import DamagedArtifact, GoldenMismatch
+from artifact.operations import RawLimits
+from artifact.recorded import read_arrays
+from export.config import json_schema
+
+PICTURE = [{"decode": {"mode": "L"}}, {"resize": {"size": [8, 8]}}, {"to_float": {"scale": 1 / 255}}]
+ANSWER = [{"softmax": {"axis": -1}}, {"topk": {"k": 3}}]
+DIGITS = {
+    "schema": 1,
+    "model": {"name": "digits_cnn"},
+    "inputs": {"image": {"dtype": "float32", "shape": ["batch", 1, 8, 8], "range": [0, 1]}},
+    "dims": {"batch": {"min": 1, "max": 4}},
+    "outputs": {"logits": {"dtype": "float32", "shape": ["batch", 10], "labels": "digits.txt"}},
+    "preprocess": PICTURE,
+    "postprocess": ANSWER,
+    "formats": ["onnx"],
+}
+TOKENS = {"dtype": "int64", "shape": ["batch", "length"]}
+SENTENCES = {
+    "schema": 1,
+    "model": {
+        "name": "bert",
+        "params": {
+            "vocab_size": 8,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 8,
+            "max_position_embeddings": 16,
+        },
+    },
+    "inputs": {"input_ids": {**TOKENS, "range": [0, 7]}, "attention_mask": {**TOKENS, "range": [0, 1]}},
+    "dims": {"batch": {"min": 1, "max": 4}, "length": {"min": 2, "max": 16}},
+    "outputs": {"embedding": {"dtype": "float32", "shape": ["batch", 8]}},
+    "preprocess": [{"tokenize": {"file": "words/tokenizer.json", "max_tokens": 16, "padding": "max"}}],
+    "postprocess": [{"normalize_length": {}}],
+    "formats": ["onnx"],
+}
+
+
+def save(work, data):
+    """A checkpoint of random weights for a config, with the files that it names."""
+    torch.manual_seed(1)
+    work.save(model_defs.build(data["model"]["name"], data["model"].get("params", {})).state_dict())
+    work.write(data)
+    work.write("".join(f"the digit {number}\n" for number in range(10)), "digits.txt")
+    vocabulary = {word: number for number, word in enumerate(("[PAD]", "[UNK]", "the", "dog", "quick", "lazy", "fox", "is"))}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    (work.folder / "words").mkdir(exist_ok=True)
+    words.save(str(work.folder / "words" / "tokenizer.json"))
+
+
+def changed(data, **keys):
+    return {**copy.deepcopy(data), **keys}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory, work_in):
+    """The digits model with pictures in and labels out, exported once: the folder, and what export said. Read only."""
+    work = work_in(tmp_path_factory.mktemp("digits"))
+    save(work, DIGITS)
+    return work, work.export()
+
+
+def picture(size=(20, 30), kind="PNG", seed=1):
+    file = io.BytesIO()
+    levels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0]), dtype=np.uint8)
+    Image.fromarray(levels).save(file, kind)
+    return file.getvalue()
+
+
+def test_an_artifact_has_its_operations(digits):
+    """The manifest states them with every parameter, as content; raw cases are evidence; and the replay passes with them."""
+    work, exported = digits
+    stated = manifest.read_manifest(exported.path)
+    loaded = artifact.load(exported.path)
+
+    assert stated.content["operations"]["preprocess"][1] == {"resize": {"size": [8, 8], "interpolation": "bilinear"}}
+    assert [next(iter(one)) for one in stated.operations["postprocess"]] == ["softmax", "topk"]
+    assert manifest.RAW in stated.evidence
+    replayed = loaded.replay()
+    golden.require(replayed)
+    assert {result.output for result in replayed if result.engine == raw_cases.OPERATIONS} == {"image", "answer"}
+    assert work.export().created is False
+
+
+def test_what_training_code_computes_is_what_the_artifact_computes(digits):
+    """A picture by Pillow and NumPy, as a user writes it, and by the artifact's operations: the same tensor and classes."""
+    _, exported = digits
+    loaded = artifact.load(exported.path)
+    data = picture()
+    by_hand = np.asarray(Image.open(io.BytesIO(data)).convert("L").resize((8, 8), Image.Resampling.BILINEAR), np.float32)
+
+    prepared = loaded.operations.prepare({"image": data}, RawLimits())
+    answer = loaded.operations.finish(loaded.run(prepared))[0]
+
+    np.testing.assert_allclose(prepared["image"], by_hand[None, None] / 255, rtol=0, atol=1e-6)
+    logits = loaded.run(prepared)["logits"][0].astype(np.float64)
+    powers = np.exp(logits - logits.max())
+    assert [entry["index"] for entry in answer] == np.argsort(-logits)[:3].tolist()
+    assert [entry["label"] for entry in answer] == [f"the digit {entry['index']}" for entry in answer]
+    assert [entry["probability"] for entry in answer] == pytest.approx(sorted(powers / powers.sum(), reverse=True)[:3])
+
+
+def test_content_is_the_same_without_operations(work):
+    """An artifact that declares none has the content that it always had: nothing of operations stands in it."""
+    plain = {key: value for key, value in DIGITS.items() if key not in {"preprocess", "postprocess"}}
+    save(work, plain)
+
+    stated = manifest.read_manifest(work.export().path)
+
+    assert set(stated.content) == {"config", "files", "signature", "weights"}
+    assert manifest.RAW not in stated.evidence
+    assert "preprocess" not in (work.repository / "digits_cnn" / "1" / "config.yaml").read_text()
+
+
+def test_a_tokenizer_travels_in_the_artifact(work):
+    """tokenizer.json is a hashed file of the content; what the artifact says of itself exports the same bytes again."""
+    save(work, SENTENCES)
+    exported = work.export()
+    stated = manifest.read_manifest(exported.path)
+    text = artifact.load(exported.path).operations.prepare({"text": "the quick cat"}, RawLimits())
+
+    assert "tokenizer.json" in stated.files
+    assert stated.operations["preprocess"][0]["tokenize"]["file"] == "tokenizer.json"
+    assert text["input_ids"].tolist() == [[2, 4, 1, *[0] * 13]]
+    assert text["attention_mask"].tolist() == [[1, 1, 1, *[0] * 13]]
+    again = work.export(config=exported.path / "config.yaml", repository=work.folder / "again")
+    assert again.content_id == exported.content_id
+
+
+def test_samples_are_proven_and_recorded(work):
+    """Real pictures are further cases of the proof, and the first of them the raw golden cases, byte for byte."""
+    save(work, DIGITS)
+    samples = work.folder / "samples"
+    samples.mkdir()
+    for number in range(6):
+        (samples / f"{number}.png").write_bytes(picture(seed=number))
+
+    exported = work.export(samples=samples)
+
+    report = json.loads((exported.path / manifest.PARITY).read_bytes())
+    assert {f"golden raw-{number:02}" for number in range(6)} <= {entry["case"] for entry in report["comparisons"]}
+    recorded = read_arrays((exported.path / manifest.RAW).read_bytes())
+    assert recorded["raw-00/raw/image"].tobytes() == picture(seed=0)
+    assert sum(key.endswith("/answer") for key in recorded) == 4
+
+
+def test_a_sample_that_does_not_pass_is_named(work):
+    """Nothing is written; the message names the file and says what is wrong with it."""
+    save(work, DIGITS)
+    samples = work.folder / "samples"
+    samples.mkdir()
+    (samples / "cut.png").write_bytes(picture()[:-30])
+
+    message = work.refuse(2, samples=samples)
+
+    assert message.startswith(f"sample {samples / 'cut.png'} does not pass the declared operations: ")
+    assert not work.repository.exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "data", "expected"),
+    [
+        ((), DIGITS, "holds nothing for the raw inputs; put *.jpg, *.png, *.webp there"),
+        (("a.txt",), DIGITS, "holds nothing for the raw inputs"),
+        ((), {**DIGITS, "preprocess": None, "postprocess": None}, "--samples is for models whose YAML declares preprocess"),
+    ],
+)
+def test_samples_that_are_none(work, names, data, expected):
+    """An empty folder, files of another kind, a model that takes tensors."""
+    save(work, data)
+    samples = work.folder / "samples"
+    samples.mkdir()
+    for name in names:
+        (samples / name).write_text("a line\n")
+
+    assert expected in work.refuse(2, samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("side", "chain", "where", "what"),
+    [
+        ("preprocess", [{"decod": {"mode": "L"}}], "preprocess.0", "nearest: decode"),
+        ("preprocess", [{"decode": {"mode": "CMYK"}}], "preprocess.0.decode.mode", "'RGB', 'L'"),
+        ("preprocess", [PICTURE[0], {"resize": {"size": [8, 9]}}, PICTURE[2]], "preprocess.2", "[1, 8, 9]"),
+        ("preprocess", PICTURE[:2], "preprocess.1", "add to_float"),
+        ("preprocess", [*PICTURE, {"normalize": {"mean": [0.5], "std": [0.1]}}], "preprocess.3", "declares the range [0, 1]"),
+        ("preprocess", PICTURE[1:], "preprocess.0", "begins with decode"),
+        ("postprocess", [{"topk": {"k": 11}}], "postprocess.0", "the row has 10 values"),
+        ("postprocess", {"logit": ANSWER}, "postprocess.logit", "they are logits"),
+        ("postprocess", [ANSWER[1], ANSWER[0]], "postprocess.1", "softmax takes floating-point numbers"),
+    ],
+)
+def test_a_chain_that_does_not_fit(work, side, chain, where, what):
+    """Refused when it is declared, with line and column, what was found and what to do."""
+    save(work, DIGITS)
+    path = work.write(changed(DIGITS, **{side: chain}))
+
+    message = work.refuse(2)
+
+    assert re.match(rf"{re.escape(str(path))}:\d+:\d+: ", message)
+    assert where in message
+    assert what in message
+
+
+def test_the_line_of_the_yaml_is_named(work):
+    """Line and column are those of the parameter."""
+    save(work, DIGITS)
+    head = json.dumps({key: value for key, value in DIGITS.items() if key != "preprocess"})[1:-1]
+    path = work.write(f"{{{head},\n preprocess: [\n  {{decode: {{mode: L}}}},\n  {{resize: {{size: [8, 0]}}}}]\n}}")
+
+    assert work.refuse(2).startswith(f"{path}:4:")
+
+
+def test_a_tokenizer_that_is_not_there(work):
+    """The place in the YAML, and the path."""
+    save(work, SENTENCES)
+    (work.folder / "words" / "tokenizer.json").unlink()
+
+    message = work.refuse(2)
+
+    assert "preprocess.0.tokenize.file" in message
+    assert message.endswith("tokenizer.json cannot be read: No such file or directory")
+
+
+def test_a_config_inside_a_checkpoint_names_files_beside_it_only(work):
+    """It comes from anywhere: no other file of this machine gets into the artifact."""
+    save(work, SENTENCES)
+    state = torch.load(work.checkpoint)
+    torch.save({"state_dict": state, "config": SENTENCES}, work.checkpoint)
+    (work.folder / "best.yaml").unlink()
+
+    assert "a config inside a checkpoint may name a file beside it only" in work.refuse(2)
+
+
+def test_changed_raw_cases_are_found(digits, rehash, tmp_path):
+    """A raw case whose picture, answer or tensor is another's: the replay fails and says which; without cases it is damaged."""
+    _, exported = digits
+    arrays = read_arrays((exported.path / manifest.RAW).read_bytes())
+    other = {
+        key: arrays[key.replace("raw-00", "raw-02")] if key.startswith("raw-00/raw") else each for key, each in arrays.items()
+    }
+    answer = json.loads(arrays["raw-00/answer"].tobytes())
+    answer[0]["label"] = "the digit 11"
+    wrong = {**arrays, "raw-00/answer": np.frombuffer(json.dumps(answer).encode(), np.uint8)}
+
+    for what, changed_arrays in (("image", other), ("answer", wrong)):
+        loaded = artifact.load(written(exported.path, tmp_path / what, changed_arrays, rehash))
+        with pytest.raises(GoldenMismatch, match=f"golden case raw-00 disagrees on engine operations: output {what}"):
+            golden.require(loaded.replay())
+    with pytest.raises(DamagedArtifact, match="there are no raw golden cases"):
+        artifact.load(written(exported.path, tmp_path / "none", {}, rehash)).replay()
+
+
+def written(source, target, arrays, rehash):
+    import safetensors.numpy
+
+    shutil.copytree(source, target)
+    (target / manifest.RAW).write_bytes(safetensors.numpy.save(arrays))
+    rehash(target)
+    return target
+
+
+def test_the_schema_knows_the_operations():
+    """An editor that checks the YAML by the JSON Schema takes what export takes, and refuses what it refuses."""
+    schema = json_schema()
+
+    jsonschema.validate(json.loads(json.dumps({**DIGITS, "postprocess": ["argmax"]})), schema)
+    jsonschema.validate(json.loads(json.dumps(SENTENCES)), schema)
+    for wrong in ([{"decod": {}}], [{"resize": {"shorter": 3}}], [], [{"decode": {"mode": "L"}, "resize": {"short": 3}}]):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(json.loads(json.dumps({**DIGITS, "preprocess": wrong})), schema)
