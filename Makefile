@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: install lint test clients torchserve processes durability browser docker demo bench bench-checkpoints bench-client bench-export \
-	bench-scaling bench-serving bench-torchserve gpu gpu-wheels soak soak-checkpoints soak-torchserve fuzz clean
+	bench-images bench-scaling bench-serving bench-torchserve gpu gpu-wheels soak soak-checkpoints soak-torchserve fuzz clean
 
 install: .venv/.installed
 
@@ -73,6 +73,10 @@ bench-client: install
 
 bench-export: install
 	$(BIN)/python docs/benchmarks/measure_export.py
+
+# Pictures over HTTP against decoding alone and the engine alone, on the same cores.
+bench-images: install
+	$(BIN)/python -m bench.images --to docs/benchmarks/images.md
 
 # The throughput of one, two, … front ends: one row per count that the cores allow.
 bench-scaling: install

@@ -11,6 +11,8 @@ from foundation.errors import StateserveError
 EXTRAS = {
     "export": frozenset({"onnx", "onnx_ir", "onnxscript", "torch", "yaml"}),
     "bench": frozenset({"matplotlib", "psutil", "pynvml", "uvicorn"}),
+    "images": frozenset({"PIL"}),
+    "text": frozenset({"tokenizers"}),
 }
 """Extra -> what it installs and a host that only serves lacks."""
 

@@ -1,8 +1,10 @@
 """What a training hands to a Keeper, checked and made plain: numbers, metrics, and the config that goes with the weights."""
 
+import copy
+import functools
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A config as every sidecar carries it, and the labels file that goes beside the checkpoints: its name and bytes."""
+    """A config as every sidecar carries it, and the files that go beside the checkpoints: labels, tokenizers, by name."""
 
     config: Mapping[str, Any] | None = None
-    labels: tuple[str, bytes] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def whole_number(what: str, value: Any) -> int:
@@ -57,7 +59,7 @@ def plain_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
 def given_config(config: str | Path | Mapping[str, Any] | None) -> Given:
     """The config that a sidecar carries: from the model's YAML, or a mapping; with `schema` it is the exporter's.
 
-    A labels file that an output of it names is read, and named without its folder: an exporter takes that beside the checkpoint.
+    Labels and tokenizers that it names are read, and named without their folder: an exporter takes them beside the checkpoint.
 
     Raises KeeperError where the file cannot be read or is not a mapping, or where a value is not what JSON holds.
     """
@@ -69,27 +71,25 @@ def given_config(config: str | Path | Mapping[str, Any] | None) -> Given:
         canonical_json(fields)
     except (TypeError, ValueError, RecursionError) as error:
         raise KeeperError(f"config: {error}; expected texts, finite numbers, booleans, lists and mappings.") from error
-    return _with_labels(fields, directory) if "schema" in fields else Given(fields)
+    return _with_files(fields, directory) if "schema" in fields else Given(fields)
 
 
-def put_labels(store: "Store", given: Given) -> None:
-    """Write the labels file beside the checkpoints, once.
+def put_files(store: "Store", given: Given) -> None:
+    """Write the files that the config names beside the checkpoints, once.
 
-    Raises KeeperError where another file has its name: checkpoints that are there may need that one.
+    Raises KeeperError where another file has such a name: checkpoints that are there may need that one.
     """
-    if given.labels is None:
-        return
-    name, data = given.labels
-    if name not in store.sizes():
-        store.write(name, lambda stream: _write_all(stream, data))
-    elif store.read(name) != data:
-        raise KeeperError(
-            f"config: the labels file {name} in {store.where} has other labels than this training's. "
-            "Keep these checkpoints in a directory of their own, or give the labels file another name."
-        )
+    for name, data in given.files.items():
+        if name not in store.sizes():
+            store.write(name, functools.partial(_write_all, data=data))
+        elif store.read(name) != data:
+            raise KeeperError(
+                f"config: the file {name} in {store.where} is another than this training's. "
+                "Keep these checkpoints in a directory of their own, or give the file another name."
+            )
 
 
-def _write_all(stream: Any, data: bytes) -> None:
+def _write_all(stream: Any, *, data: bytes) -> None:
     stream.write(data)
 
 
@@ -109,23 +109,38 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _with_labels(fields: dict[str, Any], directory: Path) -> Given:
-    outputs = fields.get("outputs")
-    named = {
-        name: output["labels"]
-        for name, output in (outputs.items() if isinstance(outputs, Mapping) else ())
-        if isinstance(output, Mapping) and isinstance(output.get("labels"), str)
-    }
-    if not named:
-        return Given(fields)
-    if len(set(named.values())) > 1:
-        raise KeeperError(f"config: the outputs {', '.join(named)} name different labels files; one of them may.")
-    path = directory / next(iter(named.values()))
+def _with_files(fields: dict[str, Any], directory: Path) -> Given:
+    fields = copy.deepcopy(fields)
+    labelled = _mappings_with(fields.get("outputs"), "labels")
+    if len({output["labels"] for output in labelled}) > 1:
+        raise KeeperError("config: several outputs name different labels files; one of them may.")
+    files: dict[str, bytes] = {}
+    for owner, key in [*((one, "labels") for one in labelled), *((one, "file") for one in _tokenizers(fields.get("preprocess")))]:
+        path = directory / owner[key]
+        data = _read_beside(path)
+        if files.setdefault(path.name, data) != data:
+            raise KeeperError(f"config: two files are called {path.name}. Give one of them another name.")
+        owner[key] = path.name
+    return Given(fields, files)
+
+
+def _tokenizers(preprocess: Any) -> list[dict[str, Any]]:
+    """The parameters of operations that name a file: of a list of them, or of lists by the input's name."""
+    chains = preprocess.values() if isinstance(preprocess, dict) else [preprocess]
+    operations = [one for chain in chains if isinstance(chain, list) for one in chain]
+    return [parameters for one in operations for parameters in _mappings_with(one, "file")]
+
+
+def _mappings_with(owner: Any, key: str) -> list[dict[str, Any]]:
+    """The mappings below one that have a text under a key."""
+    below = owner.values() if isinstance(owner, dict) else ()
+    return [one for one in below if isinstance(one, dict) and isinstance(one.get(key), str)]
+
+
+def _read_beside(path: Path) -> bytes:
     if stem_of(path.name) is not None or is_link(path.name) or path.name.startswith("."):
-        raise KeeperError(f"config: the labels file {path.name} has a name that checkpoints have. Give it another.")
+        raise KeeperError(f"config: the file {path.name} has a name that checkpoints have. Give it another.")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise KeeperError(f"config: the labels file {path} cannot be read: {error.strerror or error}.") from error
-    moved = {name: {**output, "labels": path.name} if name in named else output for name, output in fields["outputs"].items()}
-    return Given({**fields, "outputs": moved}, (path.name, data))
+        raise KeeperError(f"config: the file {path} cannot be read: {error.strerror or error}.") from error

@@ -24,7 +24,7 @@ from checkpoints.keeping.background import Background
 from checkpoints.keeping.fence import this_process
 from checkpoints.keeping.formats import files_of
 from checkpoints.keeping.git import git_state
-from checkpoints.keeping.given import given_config, plain_metrics, put_labels, whole_number
+from checkpoints.keeping.given import given_config, plain_metrics, put_files, whole_number
 from checkpoints.keeping.place import Draft, Place, failing, opened, usable
 from checkpoints.keeping.policies import Candidate, Last, Moment, Policy, check_policies, is_milestone, wanted_by
 from checkpoints.keeping.restore import Restored, restore
@@ -230,7 +230,7 @@ class Keeper:
         with usable(self._store):
             self._stack.enter_context(self._store.hold(this_process(run).fields()))
             place = opened(self._store, run, self._policies, dry_run=dry_run)
-            put_labels(self._store, self._given)
+            put_files(self._store, self._given)
         return place
 
     def _moment(self, step: int, epoch: int | None, metrics: Mapping[str, Any] | None) -> Moment:
@@ -247,7 +247,7 @@ class Keeper:
         given = self._given if config is None else given_config(config)
         if config is not None:
             with failing(moment.step, self._store):
-                put_labels(self._store, given)
+                put_files(self._store, given)
         with failing(moment.step, self._store):
             free_bytes = self._store.free_bytes()
         gathered = self._snapshotter.gather(*objects)

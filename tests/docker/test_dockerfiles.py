@@ -21,7 +21,12 @@ TARGETS = [(name, stage.name) for name, file in FILES.items() for stage in file.
 SERVERS = [(name, target) for name, target in TARGETS if name != "export"]
 PINNED = re.compile(r"[a-z/]+:v?\d+\.\d+\.\d+[\w.-]*")
 HADOLINT = Path(sys.executable).with_name("hadolint")
-EXTRAS = {"cpu": "cpu", "cuda": "gpu", "export": "cpu,export", "torchserve": "cpu,torchserve"}
+EXTRAS = {
+    "cpu": "cpu,images,text",
+    "cuda": "gpu,images,text",
+    "export": "cpu,export,images,text",
+    "torchserve": "cpu,images,text,torchserve",
+}
 
 
 def pins(path):

@@ -517,13 +517,15 @@ YAML = """
 schema: 1
 name: digits
 outputs: {logits: {dtype: float32, shape: [batch, 3], labels: here/labels.txt}}
+preprocess: [{tokenize: {file: here/tokenizer.json, max_tokens: 16}}]
 """
 
 
-def test_a_yaml_goes_with_the_weights_and_its_labels_beside_them(tmp_path, model):
-    """An exporter takes a labels file that stands beside the checkpoint, so it is copied there, and named without its folder."""
+def test_a_yaml_goes_with_the_weights_and_its_files_beside_them(tmp_path, model):
+    """An exporter takes labels and a tokenizer that stand beside the checkpoint: they are copied there, and named so."""
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "labels.txt").write_text("a\nb\nc\n")
+    (tmp_path / "here" / "tokenizer.json").write_text("{}")
     (tmp_path / "digits.yaml").write_text(YAML)
     for _ in range(2):
         with Keeper(tmp_path / "run", config=tmp_path / "digits.yaml") as keeper:
@@ -531,8 +533,10 @@ def test_a_yaml_goes_with_the_weights_and_its_labels_beside_them(tmp_path, model
     assert (tmp_path / "run" / "labels.txt").read_text() == "a\nb\nc\n"
     config = json.loads((tmp_path / "run" / "step-00000001.json").read_bytes())["config"]
     assert config["outputs"]["logits"]["labels"] == "labels.txt"
+    assert (tmp_path / "run" / "tokenizer.json").read_text() == "{}"
+    assert config["preprocess"] == [{"tokenize": {"file": "tokenizer.json", "max_tokens": 16}}]
     (tmp_path / "here" / "labels.txt").write_text("d\ne\nf\n")
-    with pytest.raises(KeeperError, match=r"the labels file labels\.txt in .* has other labels than this training's"):
+    with pytest.raises(KeeperError, match=r"the file labels\.txt in .* is another than this training's"):
         Keeper(tmp_path / "run", config=tmp_path / "digits.yaml")
     Keeper(tmp_path / "run").close()
 
