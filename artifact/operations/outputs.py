@@ -182,8 +182,10 @@ def normalized_length(value: np.ndarray) -> np.ndarray:
 
 def descending(value: np.ndarray) -> list[int]:
     """The places of a vector's values, the largest value first, the first of equal ones first, NaN last."""
-    keys = np.where(np.isnan(value), np.inf, -value.astype(np.float64)) if value.dtype.kind == "f" else -value.astype(np.int64)
-    return np.argsort(keys, kind="stable").tolist()
+    if value.dtype.kind != "f":
+        return np.argsort(-value.astype(np.int64), kind="stable").tolist()
+    missing = np.isnan(value)
+    return np.lexsort((-value.astype(np.float64), missing)).tolist()
 
 
 def plain(value: Any) -> Any:

@@ -50,7 +50,7 @@ class NumberColumn(Operation):
             if self.missing is None:
                 raise BadRow(f"column {self.name!r} is missing, and the model declares nothing in its place")
             value = self.missing
-        if type(value) not in {int, float} or not math.isfinite(value):
+        if not _is_finite(value):
             raise BadRow(f"column {self.name!r} is {value!r:.80}; a finite number is expected")
         if not self._allows(value):
             raise BadRow(f"column {self.name!r} is {value}; {self._allowed()} is expected")
@@ -173,6 +173,13 @@ _TOLD = {"name", "kind", "values", "missing", "min", "max"}
 
 OPERATIONS: Mapping[str, type[InputOperation]] = {"table": Table}
 """Every operation on rows of tables, by the name that the YAML gives it."""
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return type(value) in {int, float} and math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def _key(value: Any) -> tuple[type, Any]:

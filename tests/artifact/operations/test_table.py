@@ -1,0 +1,136 @@
+"""Rows of tables: columns to numbers by their formula, and rows that are none."""
+
+import math
+
+import numpy as np
+import pytest
+
+from artifact.operations import RawLimits, make, parse
+from artifact.operations.errors import BadOperations, BadRow
+from artifact.signature import Dim, Signature, TensorSpec
+
+AGE = {"name": "age", "kind": "number", "missing": 40, "mean": 40, "std": 8, "min": 0, "max": 120}
+COLOUR = {"name": "colour", "kind": "category", "values": ["red", "green", 3, True], "missing": "green"}
+SIZE = {"name": "size", "kind": "category", "values": ["S", "M", "L"], "encode": "index"}
+LIMITS = RawLimits()
+
+
+def operations(*columns, size=None, dtype="float32", range_=None):
+    wide = sum(
+        len(column["values"]) if column["kind"] == "category" and column.get("encode") != "index" else 1 for column in columns
+    )
+    spec = TensorSpec("x", dtype, ("batch", size or wide), range_)
+    signature = Signature((spec,), (TensorSpec("y", "float32", ("batch", 1)),), {"batch": Dim(1, 8)})
+    return make(parse([{"table": {"columns": list(columns), "dtype": dtype}}]), signature, {}, {})
+
+
+def vector(row, *columns, **options):
+    return operations(*columns, **options).prepare({"x": row}, LIMITS)["x"]
+
+
+def test_columns_become_numbers():
+    """(x - mean) / std; a 1 at a category's place; a category's place; in the order of the columns, not of the row."""
+    row = {"size": "L", "colour": 3, "age": 44}
+
+    np.testing.assert_array_equal(vector(row, AGE, COLOUR, SIZE), np.float32([[0.5, 0, 0, 1, 0, 2]]))
+
+
+def test_every_number_is_its_formula():
+    """float64 until the end, then one cast."""
+    made = operations({**AGE, "mean": 38.58, "std": 13.64})
+
+    for age in np.linspace(0, 120, 241):
+        assert made.prepare({"x": {"age": float(age)}}, LIMITS)["x"].item() == np.float32((float(age) - 38.58) / 13.64)
+
+
+def test_what_is_missing():
+    """Null, or not there: what is declared stands for it; without that the row is refused."""
+    for row in ({}, {"age": None, "colour": None}):
+        np.testing.assert_array_equal(vector(row, AGE, COLOUR), np.float32([[0, 0, 1, 0, 0]]))
+    with pytest.raises(BadRow, match="column 'size' is missing, and the model declares nothing in its place"):
+        vector({}, SIZE)
+
+
+def test_unknown_categories():
+    """Refused with those that are known; or, where it is declared, zeros."""
+    with pytest.raises(BadRow, match=r"column 'size' is 'XL'; one of 'S', 'M', 'L' is expected"):
+        vector({"size": "XL"}, SIZE)
+    np.testing.assert_array_equal(vector({"colour": "pink"}, {**COLOUR, "unknown": "zeros"}), np.zeros((1, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"age": "44"}, "column 'age' is '44'; a finite number is expected"),
+        ({"age": True}, "a finite number is expected"),
+        ({"age": math.nan}, "a finite number is expected"),
+        ({"age": math.inf}, "a finite number is expected"),
+        ({"age": [44]}, "a finite number is expected"),
+        ({"age": 121}, "column 'age' is 121; 0 to 120 is expected"),
+        ({"age": 10**400}, "a finite number is expected"),
+        ({"colour": 1}, "column 'colour' is 1; one of 'red', 'green', 3, True is expected"),
+        ({"colour": "Red"}, "column 'colour' is 'Red'"),
+        ({"colour": {"a": []}}, "column 'colour' is {'a': []}"),
+        ({"agee": 1}, "the row has an unknown column 'agee'; they are age, colour"),
+        ([44, "red"], "a row is an object by column, not list"),
+    ],
+)
+def test_rows_that_are_refused(row, message):
+    """Each with its column, its value, and what is expected."""
+    with pytest.raises(BadRow) as error:
+        vector(row, AGE, COLOUR)
+    assert message in str(error.value)
+
+
+def test_numbers_that_the_tensor_cannot_hold():
+    """Beyond float32; or no whole number, where the model takes those."""
+    number = {"name": "n", "kind": "number"}
+    with pytest.raises(BadRow, match=r"the row makes 1e\+300, which float32 cannot hold"):
+        vector({"n": 1e300}, number)
+    with pytest.raises(BadRow, match="the row makes 1.5, but the model takes whole numbers"):
+        vector({"n": 1.5}, number, dtype="int64")
+    assert vector({"n": 7}, number, dtype="int64").tolist() == [[7]]
+
+
+def test_a_batch_holds_the_same_as_its_rows():
+    """Batched equals single."""
+    made = operations(AGE, COLOUR)
+    rows = [made.prepare({"x": {"age": age, "colour": "red"}}, LIMITS) for age in range(8)]
+
+    np.testing.assert_array_equal(made.join(rows)["x"], np.concatenate([row["x"] for row in rows]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ([], {"size": 1}, "at least 1 item"),
+        ([AGE, AGE], {}, "two columns are called age"),
+        ([{**AGE, "std": 0}], {}, "greater than 0"),
+        ([{**AGE, "missing": 121}], {}, "missing is 121, which is not within min and max"),
+        ([{**COLOUR, "missing": "pink"}], {}, "missing is 'pink', which is none of its values"),
+        ([{**COLOUR, "values": ["a", "a"], "missing": None}], {}, "a value stands twice"),
+        ([{**AGE, "kind": "date"}], {"size": 1}, "kind"),
+        ([AGE], {"size": 2}, "the chain makes [1] for a row, but input x is [2]"),
+        ([AGE], {"range_": (-1, 1)}, "declares the range [-1, 1]"),
+    ],
+)
+def test_tables_that_do_not_fit(columns, options, message):
+    """Refused when they are declared."""
+    with pytest.raises(BadOperations) as error:
+        operations(*columns, **options)
+    assert message in str(error.value)
+
+
+def test_what_a_client_is_told():
+    """Columns with their kinds, values and bounds; not how they are computed."""
+    (spec,) = operations(AGE, SIZE).raw_inputs
+
+    assert spec.to_json() == {
+        "name": "x",
+        "kind": "row",
+        "makes": ["x"],
+        "columns": [
+            {"name": "age", "kind": "number", "missing": 40.0, "min": 0.0, "max": 120.0},
+            {"name": "size", "kind": "category", "values": ["S", "M", "L"]},
+        ],
+    }
