@@ -8,18 +8,21 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
 from atheris import import_hook
 
-with import_hook.instrument_imports(include=["serving", "artifact.signature"]):
-    from tests.fuzz.targets import TARGETS
+with import_hook.instrument_imports(include=["serving", "artifact.signature", "artifact.operations"]):
+    from tests.fuzz import raw_targets, targets
 
-from tests.fuzz import seeds
+from tests.fuzz import mutate_raw, raw_seeds, seeds
 from tests.fuzz.mutate import MOST_BYTES, mutated
 from tests.fuzz.seen import Seen, resident_kib
 
+TARGETS = {**targets.TARGETS, **raw_targets.TARGETS}
+KINDS = {**seeds.KINDS, **raw_seeds.KINDS}
 HOSTILE = Path(__file__).parents[1] / "hostile" / "http"
 MOST_CPU_S = 1.0
 HANG_S = 20
@@ -30,10 +33,15 @@ MOST_GROWTH_KIB = 64 << 10
 _OWN_SHARE = 200  # of 256: our changes; the rest are libFuzzer's own, which learns from comparisons
 
 
-def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """A damaged request."""
-    changed = mutated(data, seed) if seed % 256 < _OWN_SHARE else atheris.Mutate(data, max_size)
-    return changed[:max_size]
+def mutator(name: str) -> Callable[[bytes, int, int], bytes]:
+    """The function that damages requests of a target."""
+    ours = mutate_raw.mutated if name in raw_targets.TARGETS else mutated
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        changed = ours(data, seed) if seed % 256 < _OWN_SHARE else atheris.Mutate(data, max_size)
+        return changed[:max_size]
+
+    return mutate
 
 
 class Run:
@@ -71,13 +79,13 @@ def main(name: str, runs: int, folder: Path) -> None:
     """Fuzzes one target for so many inputs."""
     corpus, first = folder / "corpus" / name, folder / "seeds" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    seeds.write(first, TARGETS[name][1])
+    seeds.write(first, {kind: KINDS[kind] for kind in TARGETS[name][1]})
     run = Run(name, runs, folder)
     options = [
         *(f"-atheris_runs={runs}", f"-max_len={MOST_BYTES}", f"-timeout={HANG_S}", "-rss_limit_mb=4096", "-len_control=0"),
         *("-verbosity=0", f"-artifact_prefix={folder}/{name}-", str(corpus), str(first), str(HOSTILE)),
     ]
-    atheris.Setup([sys.argv[0], *options], run, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], *options], run, custom_mutator=mutator(name))
     try:
         atheris.Fuzz()
     finally:

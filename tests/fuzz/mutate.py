@@ -85,7 +85,7 @@ def mutated(data: bytes, seed: int) -> bytes:
     fresh = rng.random() < 0.2
     wire = rng.choice(_valid(rng.randrange(20))) if fresh else Wire.parse(data)
     for _ in range(rng.choice((0, 0, 1) if fresh else (1, 1, 1, 2, 2, 4))):
-        wire = _change(wire, rng)
+        wire = change(wire, rng)
     return wire.encode()
 
 
@@ -95,7 +95,8 @@ def _valid(seed: int) -> list[Wire]:
     return [wire for make in KINDS.values() for wire in make(seed)]
 
 
-def _change(wire: Wire, rng: random.Random) -> Wire:
+def change(wire: Wire, rng: random.Random) -> Wire:
+    """A request changed in one place."""
     if rng.random() < 0.15:
         return rng.choice(_OF_HEADERS)(wire, rng)
     if rng.random() < 0.05:

@@ -21,7 +21,6 @@ from tests.hostile.raw import png
 
 ROWS = Dim(1, 8)
 LABELS = ("ant", "bee", "cat")
-_SIDE = 16
 _TOKENS = Dim(1, 32)
 _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 _SENTENCE = "the a of to in is it that for on with as was at by this be not are from word sentence picture model"
@@ -108,6 +107,20 @@ def _graph(signature: Signature, nodes: list[Any], constants: list[Any]) -> Mode
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
 
 
+def _of_pictures(side: int) -> RawModel:
+    return RawModel(
+        Signature(
+            (TensorSpec("image", "float32", ("batch", 3, side, side), (0, 1)),),
+            (TensorSpec("scores", "float32", ("batch", 3), labels="labels.txt"),),
+            {"batch": ROWS},
+        ),
+        [{"decode": {"mode": "RGB"}}, {"resize": {"size": [side, side]}}, {"to_float": {"scale": 1 / 255}}],
+        [{"softmax": {"axis": -1}}, {"topk": {"k": 2}}],
+        _mean,
+        {"image": png.many_colours()},
+    )
+
+
 def _of_text(tokenizer: Callable[[], bytes], sample: RawValue = "a sentence of the model") -> RawModel:
     ids = TensorSpec("input_ids", "int64", ("batch", "length"), (0, 9999))
     mask = TensorSpec("attention_mask", "int64", ("batch", "length"), (0, 1))
@@ -122,17 +135,8 @@ def _of_text(tokenizer: Callable[[], bytes], sample: RawValue = "a sentence of t
 
 
 MODELS: Mapping[str, RawModel] = {
-    "pictures": RawModel(
-        Signature(
-            (TensorSpec("image", "float32", ("batch", 3, _SIDE, _SIDE), (0, 1)),),
-            (TensorSpec("scores", "float32", ("batch", 3), labels="labels.txt"),),
-            {"batch": ROWS},
-        ),
-        [{"decode": {"mode": "RGB"}}, {"resize": {"size": [_SIDE, _SIDE]}}, {"to_float": {"scale": 1 / 255}}],
-        [{"softmax": {"axis": -1}}, {"topk": {"k": 2}}],
-        _mean,
-        {"image": png.many_colours()},
-    ),
+    "pictures": _of_pictures(16),
+    "large": _of_pictures(224),
     "words": _of_text(words_tokenizer),
     "pieces": _of_text(pieces_tokenizer),
     "pairs": _of_text(words_tokenizer, ("a sentence", "is it not")),

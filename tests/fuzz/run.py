@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.targets import TARGETS
+from tests.fuzz import raw_targets, targets
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "build" / "fuzz"
+TARGETS = {**targets.TARGETS, **raw_targets.TARGETS}
 MARKS = ("<!-- numbers -->\n", "<!-- end of numbers -->\n")
 
 SLOW = {"management": 0.03, "names": 0.03, "application": 0.03}

@@ -178,11 +178,11 @@ KINDS: Mapping[str, Callable[[int], Iterator[Wire]]] = {
 }
 
 
-def write(folder: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> None:
+def write(folder: Path, kinds: Mapping[str, Callable[[int], Iterator[Wire]]] = KINDS) -> None:
     """Every seed of these kinds as a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind in kinds:
-        for number, wire in enumerate(KINDS[kind](0)):
+    for kind, make in kinds.items():
+        for number, wire in enumerate(make(0)):
             (folder / f"{kind}-{number:03}.http").write_bytes(wire.encode())
 
 

@@ -87,7 +87,7 @@ def test_numbers_that_the_tensor_cannot_hold():
     number = {"name": "n", "kind": "number"}
     with pytest.raises(BadRow, match=r"the row makes 1e\+300, which float32 cannot hold"):
         vector({"n": 1e300}, number)
-    with pytest.raises(BadRow, match="the row makes 1.5, but the model takes whole numbers"):
+    with pytest.raises(BadRow, match=r"the row makes 1.5, but the model takes whole numbers"):
         vector({"n": 1.5}, number, dtype="int64")
     assert vector({"n": 7}, number, dtype="int64").tolist() == [[7]]
 

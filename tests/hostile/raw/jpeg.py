@@ -93,8 +93,8 @@ def _scan_at(data: bytes) -> int:
 
 FILES: Mapping[str, Hostile] = {
     "jpeg-65535-squared": Hostile("12 GB, says its header", lambda: resized(good(), 65_535, 65_535), TOO_LARGE, "pixels"),
-    "jpeg-49-megapixel-of-nothing": Hostile(
-        "within the limit, and 150 MB to be allocated for 1 KB", lambda: resized(good(), 7000, 7000), REFUSED
+    "jpeg-24-megapixel-of-nothing": Hostile(
+        "within the limit, and 75 MB to be allocated for 1 KB", lambda: resized(good(), 4900, 4900), REFUSED
     ),
     "jpeg-100-megapixel": Hostile(
         "a real picture of 100 megapixel", lambda: _saved(Image.new("L", (10_000, 10_000)), quality=1), TOO_LARGE, "pixels"

@@ -47,6 +47,11 @@ FILES: Mapping[str, Hostile] = {
         "10,000 fields beside the picture", lambda: form(part(), *[part(b'form-data; name="a"', b"b")] * 10_000), _MANY
     ),
     "100-parts": Hostile("more rows than the model takes at once", lambda: form(*[part()] * 100), _MANY | TAKEN),
+    "100-large-pictures": Hostile(
+        "as many pixels as the limit allows, a hundred times in one request of 7 MB",
+        lambda: form(*[part(body=_large())] * 100),
+        _MANY,
+    ),
     "million-boundaries": Hostile("boundaries and nothing between them", lambda: b"--x-x-x\r\n" * 100_000, _MANY),
     "almost-boundaries": Hostile(
         "1 MB that is nearly a boundary, again and again", lambda: form(part(_NAMED, b"\r\n--x-x-" * (_MIB // 8))), _MANY
@@ -110,6 +115,10 @@ CONTENT_TYPES: Mapping[str, str] = {
     "byteranges": "multipart/byteranges; boundary=y",
 }
 """Name -> a Content-Type under which the good body is none, or may be one; 400, 415 or a good answer."""
+
+
+def _large() -> bytes:
+    return png.plain(4900, 4900)
 
 
 def _nested(deep: int) -> bytes:

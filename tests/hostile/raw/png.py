@@ -93,9 +93,9 @@ FILES: Mapping[str, Hostile] = {
     ),
     "png-no-width": Hostile("no pixels to divide by", lambda: png(header(0, 8), chunk(b"IDAT", rows(0, 8))), REFUSED),
     "png-no-height": Hostile("no pixels to divide by", lambda: png(header(8, 0), chunk(b"IDAT", packed(1))), REFUSED),
-    "png-49-megapixel-of-nothing": Hostile(
-        "within the limit, and 150 MB to be allocated for 20 bytes",
-        lambda: png(header(7000, 7000), chunk(b"IDAT", rows(8, 8))),
+    "png-24-megapixel-of-nothing": Hostile(
+        "within the limit, and 75 MB to be allocated for 20 bytes",
+        lambda: png(header(4900, 4900), chunk(b"IDAT", rows(8, 8))),
         REFUSED,
         "pixels",
     ),

@@ -80,15 +80,15 @@ FILES: Mapping[str, Hostile] = {
     "webp-16-million-squared": Hostile(
         "the largest canvas that can be said", lambda: riff(canvas(_MOST, _MOST), picture()), TOO_LARGE | REFUSED
     ),
-    "webp-49-megapixel-of-nothing-lossy": Hostile("150 MB for 1 KB", lambda: _lossy_size(7000, 7000), REFUSED),
-    "webp-49-megapixel-of-nothing-lossless": Hostile("200 MB for 1 KB", lambda: _lossless_size(7000, 7000), REFUSED),
+    "webp-24-megapixel-of-nothing-lossy": Hostile("75 MB for 1 KB", lambda: _lossy_size(4900, 4900), REFUSED),
+    "webp-24-megapixel-of-nothing-lossless": Hostile("100 MB for 1 KB", lambda: _lossless_size(4900, 4900), REFUSED),
     "webp-canvas-smaller": Hostile("a canvas of 8 x 8 over a picture of 24 x 24", lambda: riff(canvas(8, 8), picture()), REFUSED),
     "webp-canvas-larger": Hostile("and one of 4000 x 4000", lambda: riff(canvas(4000, 4000), picture()), REFUSED),
     "webp-animated": Hostile("twenty pictures", lambda: _animated(20), TOO_LARGE, "animated"),
     "webp-animated-one-picture": Hostile("an animation of one picture", lambda: _moving(24, 24, picture()), EITHER),
     "webp-animated-none": Hostile("an animation of none", lambda: _moving(24, 24), REFUSED),
     "webp-animated-large-canvas": Hostile(
-        "a canvas of 200 MB under one picture of 24 x 24", lambda: _moving(7000, 7000, picture()), EITHER
+        "a canvas of 100 MB under one picture of 24 x 24", lambda: _moving(4900, 4900, picture()), EITHER
     ),
     "webp-animated-frame-lies": Hostile(
         "a frame of 24 x 24 that holds one of 16383 x 16383", lambda: _moving(24, 24, _lossy_size(16_383, 16_383)[12:]), REFUSED
