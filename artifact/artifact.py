@@ -4,18 +4,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from artifact import golden, manifest, operations, raw_cases
+from artifact import golden, manifest
 from artifact.engines import LOADERS, MODEL_FILES, Engine, EngineOptions, cuda_devices, load_engine, model_file
 from artifact.errors import DamagedArtifact, EngineUnavailable
 from artifact.golden import GoldenCase, Replay
 from artifact.manifest import PRECISIONS, Manifest
-from artifact.operations import Operations
-from artifact.operations.errors import BadOperations
-from artifact.raw_cases import RawCase
 from artifact.signature import Signature
+
+if TYPE_CHECKING:  # a model without operations needs none of what they need
+    from artifact.operations import Operations
+    from artifact.raw_cases import RawCase
 
 FLOAT32 = "float32"
 AUTO = "auto"
@@ -36,8 +38,8 @@ class Artifact:
     budgets: Mapping[str, Mapping[str, float]]
     device: str = "cpu"
     precision: str = FLOAT32
-    operations: Operations | None = None
-    raw_cases: tuple[RawCase, ...] = ()
+    operations: "Operations | None" = None
+    raw_cases: "tuple[RawCase, ...]" = ()
 
     @property
     def signature(self) -> Signature:
@@ -67,6 +69,8 @@ class Artifact:
         found = golden.replay(self.engine, self.signature, self.cases, budgets, recorded=self.precision == FLOAT32)
         if self.operations is None:
             return found
+        from artifact import raw_cases
+
         return [*raw_cases.replay(self.operations, self.raw_cases, self.cases, self.manifest.formats[0]), *found]
 
 
@@ -107,6 +111,7 @@ def load(  # noqa: PLR0913 - the room's door: whoever loads says what matters to
         budgets = dict.fromkeys(stated.formats, read_precision_budgets(files[manifest.PARITY], computed, stated, directory))
     options = EngineOptions(threads, calls, device, computed, memory_bytes, cuda_graphs)
     declared = read_operations(stated, files, directory)
+    recorded = () if declared is None else _read_raw_cases(files, declared)
     return Artifact(
         path=directory,
         manifest=stated,
@@ -116,11 +121,11 @@ def load(  # noqa: PLR0913 - the room's door: whoever loads says what matters to
         device=device,
         precision=computed,
         operations=declared,
-        raw_cases=() if declared is None else raw_cases.decode(files[manifest.RAW], declared),
+        raw_cases=recorded,
     )
 
 
-def read_operations(stated: Manifest, files: Mapping[str, bytes], directory: Path) -> Operations | None:
+def read_operations(stated: Manifest, files: Mapping[str, bytes], directory: Path) -> "Operations | None":
     """The operations that a manifest declares, out of the artifact's files; None where it declares none.
 
     Raises:
@@ -129,6 +134,9 @@ def read_operations(stated: Manifest, files: Mapping[str, bytes], directory: Pat
     """
     if not stated.operations:
         return None
+    from artifact import operations
+    from artifact.operations.errors import BadOperations
+
     try:
         labels = read_labels(stated, files)
         return operations.load(stated.operations, stated.signature, files, labels)
@@ -139,7 +147,13 @@ def read_operations(stated: Manifest, files: Mapping[str, bytes], directory: Pat
         ) from cause
 
 
-def served_operations(directory: Path, stated: Manifest) -> Operations | None:
+def _read_raw_cases(files: Mapping[str, bytes], declared: "Operations") -> "tuple[RawCase, ...]":
+    from artifact import raw_cases
+
+    return raw_cases.decode(files[manifest.RAW], declared)
+
+
+def served_operations(directory: Path, stated: Manifest) -> "Operations | None":
     """As `read_operations`, of an artifact on disk: of its files, those alone are read that the operations name.
 
     Raises:

@@ -5,8 +5,8 @@ proven with it, and run by the server: training, proof and serving cannot differ
 """
 
 from artifact.operations.declared import Chains, parse
-from artifact.operations.limits import RawLimits
 from artifact.operations.operations import Operations, load, make
 from artifact.operations.raw import RawSpec, RawValue
+from artifact.raw_limits import RawLimits
 
 __all__ = ["Chains", "Operations", "RawLimits", "RawSpec", "RawValue", "load", "make", "parse"]

@@ -11,8 +11,8 @@ from artifact.operations.declared import Declared, Path
 from artifact.operations.errors import BadOperations
 from artifact.operations.images.layout import Layout, required_size
 from artifact.operations.kinds import Files, InputOperation, Kind, Raw, Step, Tensor, Tensors
-from artifact.operations.limits import RawLimits
 from artifact.operations.raw import RawSpec
+from artifact.raw_limits import RawLimits
 from artifact.signature import BATCH, Dim, Signature
 
 Row = dict[str, np.ndarray]

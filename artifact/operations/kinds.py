@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from artifact.operations.limits import RawLimits
 from artifact.operations.raw import RawKind
+from artifact.raw_limits import RawLimits
 
 Files = Mapping[str, bytes]
 """The files that operations name (tokenizer.json), by the name that the declaration gives them."""

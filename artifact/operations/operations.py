@@ -11,9 +11,9 @@ from artifact.operations.declared import ONLY, Chains
 from artifact.operations.errors import BadOperations, BadRaw
 from artifact.operations.input_chain import Row, input_chain
 from artifact.operations.kinds import Files, Output, Tensor
-from artifact.operations.limits import RawLimits
 from artifact.operations.output_chain import output_chain
 from artifact.operations.raw import RawSpec, RawValue
+from artifact.raw_limits import RawLimits
 from artifact.signature import BATCH, Signature, TensorSpec
 
 Labels = Mapping[str, Sequence[str]]

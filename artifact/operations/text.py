@@ -1,6 +1,6 @@
 """Text: tokenised by a `tokenizer.json` of the `tokenizers` package. docs/operations.md says what is made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -8,11 +8,12 @@ from pydantic import Field
 
 from artifact.operations.errors import BadText, OperationsUnavailable, TooLarge
 from artifact.operations.kinds import Files, InputOperation, Kind, Raw, Step, Tensor, Tensors
-from artifact.operations.limits import RawLimits
 from artifact.operations.raw import RawKind
+from artifact.operations.tokens import Layout, cut
+from artifact.raw_limits import RawLimits
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 What = Literal["input_ids", "attention_mask", "token_type_ids"]
 WHAT: tuple[What, ...] = ("input_ids", "attention_mask", "token_type_ids")
@@ -21,6 +22,9 @@ PADS = ("[PAD]", "<pad>", "<|padding|>")
 """What the token for padding is called, where the file does not say it."""
 
 Side = Literal["right", "left"]
+
+_SHORT_BYTES = 1 << 14
+"""A text of so many bytes is small whatever a normalizer makes of it: at most eighteen times as many letters."""
 
 
 class Tokenize(InputOperation):
@@ -74,11 +78,14 @@ class Tokenize(InputOperation):
         """The function; its tokenizer is never changed again, so that threads may share it."""
         tokenizer = self._tokenizer(files)
         pad_id = self._pad_id(tokenizer)
+        layout = Layout.of(tokenizer, pair=self.pair)
+        room = self.max_tokens - layout.special
+        fills = {IDS: pad_id, MASK: 0, TYPES: 0}
 
         def tokenize(value: str | tuple[str, str], limits: RawLimits) -> dict[str, np.ndarray]:
-            encoding = encoded(tokenizer, value, limits)
-            found = {IDS: encoding.ids, MASK: encoding.attention_mask, TYPES: encoding.type_ids}
-            fills = {IDS: pad_id, MASK: 0, TYPES: 0}
+            texts = value if isinstance(value, tuple) else (value,)
+            ids, types = layout.filled(cut(token_ids(tokenizer, texts, limits), room, self.truncation))
+            found = {IDS: ids, MASK: [1] * len(ids), TYPES: types}
             return {self._name(what): self._filled(found[what], fills[what]) for what in WHAT}
 
         return tokenize
@@ -101,10 +108,10 @@ class Tokenize(InputOperation):
         except Exception as cause:  # tokenizers raises Exception itself
             raise ValueError(f"{self.file} is no tokenizer.json that the tokenizers package reads: {cause}") from cause
         tokenizer.no_padding()
-        special = tokenizer.num_special_tokens_to_add(self.pair)
+        tokenizer.no_truncation()  # `cut` does that
+        special = Layout.of(tokenizer, pair=self.pair).special
         if self.max_tokens <= special:
             raise ValueError(f"max_tokens is {self.max_tokens}; {self.file} adds {special} tokens to every text")
-        tokenizer.enable_truncation(self.max_tokens, direction=self.truncation)
         return tokenizer
 
     def _pad_id(self, tokenizer: "Tokenizer") -> int:
@@ -116,26 +123,37 @@ class Tokenize(InputOperation):
         return found
 
 
-def encoded(tokenizer: "Tokenizer", value: str | tuple[str, str], limits: RawLimits) -> "Encoding":
-    """What the tokenizer makes of a text, or of two.
+def token_ids(tokenizer: "Tokenizer", texts: Sequence[str], limits: RawLimits) -> list[list[int]]:
+    """The tokens of each text, all of them, without special ones.
 
     Raises:
-        BadText: it is no text, or holds half of a character (a lone surrogate), or the tokenizer fails on it.
-        TooLarge: it is longer than the limits allow; in bytes before, in tokens after tokenising.
+        BadText: one is no text, or holds half of a character (a lone surrogate), or the tokenizer fails on it.
+        TooLarge: they are longer than the limits allow: in bytes before, in tokens after tokenising.
     """
-    first, second = value if isinstance(value, tuple) else (value, None)
-    for text in (first,) if second is None else (first, second):
-        size = _utf8_bytes(text)
-        if size > limits.text_bytes:
-            raise TooLarge(f"the text has {size} bytes; at most {limits.text_bytes} are tokenised (setting max_text_bytes)")
+    size = sum(_utf8_bytes(text) for text in texts)
+    if size > limits.text_bytes:
+        raise TooLarge(f"the text has {size} bytes; at most {limits.text_bytes} are tokenised (setting max_text_bytes)")
     try:
-        encoding = tokenizer.encode(first, second)
+        if size > _SHORT_BYTES and tokenizer.normalizer is not None:
+            _require_short(sum(len(tokenizer.normalizer.normalize_str(text)) for text in texts), limits)
+        found = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    except TooLarge:
+        raise
     except Exception as cause:  # tokenizers raises Exception itself
         raise BadText(f"the text cannot be tokenised: {cause}") from cause
-    tokens = len(encoding.ids) + sum(len(rest.ids) for rest in encoding.overflowing)
+    tokens = sum(map(len, found))
     if tokens > limits.tokens:
         raise TooLarge(f"the text has {tokens} tokens; at most {limits.tokens} are taken (setting max_tokens)")
-    return encoding
+    return found
+
+
+def _require_short(letters: int, limits: RawLimits) -> None:
+    """A letter can become many when it is normalised, and each may become a token."""
+    if letters > limits.text_bytes:
+        raise TooLarge(
+            f"the text becomes {letters} letters when the tokenizer normalises it; at most {limits.text_bytes} are tokenised "
+            "(setting max_text_bytes)"
+        )
 
 
 def _utf8_bytes(text: Any) -> int:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from artifact.operations.limits import RawLimits
+from artifact.raw_limits import RawLimits
 from serving.messages import Answer, Request
 
 Arrays = dict[str, np.ndarray]

@@ -16,8 +16,8 @@ from artifact.operations.images import jpeg, png, webp
 from artifact.operations.images.colours import CHANNELS, WHITE, Colour, Level, Mode, in_mode
 from artifact.operations.images.header import Header
 from artifact.operations.kinds import Files, Image, InputOperation, Kind, Raw, Step
-from artifact.operations.limits import RawLimits
 from artifact.operations.raw import RawKind
+from artifact.raw_limits import RawLimits
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

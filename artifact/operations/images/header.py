@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from artifact.operations.errors import BadImage, TooLarge
-from artifact.operations.limits import RawLimits
+from artifact.raw_limits import RawLimits
 
 MAX_SIDE = 65_535
 """The most that a side may have, in pixels: JPEG's own bound. Resizing takes memory for each pixel of a side."""

@@ -8,7 +8,7 @@ import numpy as np
 from artifact.operations.errors import BadImage
 from artifact.operations.images.levels import Numbers, levels
 from artifact.operations.kinds import Files, Image, InputOperation, Kind, Step, Tensor
-from artifact.operations.limits import RawLimits
+from artifact.raw_limits import RawLimits
 from artifact.signature import Dim
 
 if TYPE_CHECKING:

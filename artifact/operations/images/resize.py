@@ -8,7 +8,7 @@ from artifact.operations.errors import TooLarge
 from artifact.operations.images.colours import Level
 from artifact.operations.images.pictures import require_picture
 from artifact.operations.kinds import Files, Image, InputOperation, Kind, Step
-from artifact.operations.limits import RawLimits
+from artifact.raw_limits import RawLimits
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

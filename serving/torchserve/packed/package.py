@@ -55,10 +55,16 @@ def package(artifact: Path, to: Path = STORE, model_format: str | None = None, *
     Raises:
         NotAnArtifact, DamagedArtifact: it is not what was exported.
         EngineUnavailable: the artifact has no such format, or none that TorchServe's hosts run.
-        NotPackaged: TorchServe takes no such name; the file is there, and `force` is not given; or it cannot be written.
+        NotPackaged: the artifact declares operations; TorchServe takes no such name; the file is there, and `force` is not
+            given; or it cannot be written.
     """
     directory = artifact.resolve()
     stated = check(directory)
+    if stated.operations:
+        raise NotPackaged(
+            f"{directory} declares {' and '.join(stated.operations)}, which the handler inside a .mar does not run: serve it "
+            "with `stateserve serve`, which answers on TorchServe's paths too; or export it without them, and package that"
+        )
     name, version = _name_and_version(directory)
     chosen = _chosen(stated, model_format, directory)
     target = to if to.suffix == SUFFIX else to / f"{name}{SUFFIX}"

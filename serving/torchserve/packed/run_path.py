@@ -15,6 +15,9 @@ ROOMS = ("artifact", "foundation", "serving")
 START = "serving.torchserve.packed.model"
 STAND_INS = {"orjson": "serving.torchserve.packed.plain_json", "simdjson": "serving.torchserve.packed.no_simdjson"}
 
+LEFT_OUT = ("artifact.operations", "artifact.raw_cases")
+"""What is imported for declared operations alone: an archive of a model that has some is not made."""
+
 _FROM_ROOM = re.compile(rf"^(\s*from )((?:{'|'.join(ROOMS)})\b)", re.MULTILINE)
 _STOOD_IN = re.compile(rf"^(\s*)import ({'|'.join(STAND_INS)})$", re.MULTILINE)
 
@@ -44,8 +47,8 @@ def _imported(source: str) -> Iterator[str]:
     """The modules of ours that a source imports; a name out of a package may be one, too."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in ROOMS:
-            yield node.module
-            yield from (name for alias in node.names if _is_module(name := f"{node.module}.{alias.name}"))
+            names = [node.module, *(name for alias in node.names if _is_module(name := f"{node.module}.{alias.name}"))]
+            yield from (name for name in names if not name.startswith(LEFT_OUT))
 
 
 def _packages(name: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzz import raw_models
 from packaged_requests import NPY, RAW, REQUESTS, ROWS, Asked, mlp, npy, require_same
 
 from artifact.errors import DamagedArtifact, EngineUnavailable, GoldenMismatch, NotAnArtifact
@@ -498,15 +499,30 @@ def imports_of(source):
 
 
 def test_every_import_of_the_run_path_is_there():
-    """What the run path's modules import is Python's, NumPy's, an engine's, or among them; what writes golden cases apart."""
+    """What the run path's modules import is Python's, NumPy's, an engine's, or among them.
+
+    Apart from what writes golden cases, and what only a model with operations needs: those are imported inside functions.
+    """
     modules = run_path.modules()
     for file, source in modules.items():
         for name, at_top in imports_of(source):
             root = name.partition(".")[0]
-            if root == run_path.PACKAGE:
+            own = name.removeprefix(f"{run_path.PACKAGE}.")
+            if own.startswith(run_path.LEFT_OUT):
+                assert not at_top, (file, name)
+            elif root == run_path.PACKAGE:
                 assert {f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py"} & modules.keys(), (file, name)
             elif (root, at_top) != ("safetensors", False):
                 assert root in sys.stdlib_module_names | {"numpy", "onnxruntime", "torch"}, (file, name)
+
+
+def test_an_artifact_with_operations_is_not_packaged(tmp_path):
+    """The handler inside a .mar runs none: the message says what does."""
+    artifact = raw_models.write_artifact(tmp_path / "pictures" / "1", raw_models.MODELS["pictures"])
+
+    with pytest.raises(NotPackaged, match=r"declares preprocess and postprocess, which the handler inside a \.mar does not run"):
+        package(artifact, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_only_imports_are_renamed():

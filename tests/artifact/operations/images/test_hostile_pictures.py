@@ -19,7 +19,7 @@ from artifact.operations.images.decode import Decode, decode, read_header
 from artifact.operations.images.resize import resized
 from artifact.operations.kinds import Raw
 
-LIMITS = RawLimits()
+LIMITS = RawLimits(image_pixels=50_000_000)
 WHITE = (255, 255, 255)
 SMALL = {kind: made(kind, 9, 8, 6, 1) for kind in KINDS}
 

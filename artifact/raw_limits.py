@@ -13,7 +13,7 @@ class RawLimits:
     """
 
     image_bytes: int = 32 << 20
-    image_pixels: int = 50_000_000
+    image_pixels: int = 25_000_000
     image_frames: int = 1
-    text_bytes: int = 1 << 20
+    text_bytes: int = 1 << 18
     tokens: int = 1 << 18

@@ -1,0 +1,83 @@
+"""Token ids of one text or two as a row: cut, and put where the tokenizer's own layout has them, among its special tokens.
+
+The tokenizers package is not let to cut: it keeps what it cuts off, for two texts every combination of the pieces of the one with
+those of the other. For two texts of 64 KB that is more memory than machines have, and ends the process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_WORDS = ("a", "0", "the")
+"""Texts one of which every tokenizer makes a token of, or more: they show where texts stand in the layout."""
+
+Part = tuple[int | None, int, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a row is put together: special tokens (id, type, None) and texts (None, type, which of them), in order."""
+
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, tokenizer: "Tokenizer", *, pair: bool) -> "Layout":
+        """The layout of a tokenizer that neither cuts nor fills.
+
+        Raises:
+            ValueError: it has no place for so many texts, or has one of them twice.
+        """
+        for word in _WORDS:
+            layout = cls(_parts(tokenizer, word, word if pair else None))
+            if sorted(text for _, _, text in layout.parts if text is not None) == [0, 1][: 1 + pair]:
+                return layout
+        raise ValueError(f"the tokenizer has no place for {'two texts; declare pair: false' if pair else 'a text'}")
+
+    @property
+    def special(self) -> int:
+        """How many tokens it adds."""
+        return sum(text is None for _, _, text in self.parts)
+
+    def filled(self, texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+        """Token ids and type ids of the texts with what surrounds them."""
+        ids: list[int] = []
+        types: list[int] = []
+        for token, type_id, text in self.parts:
+            part = texts[text] if text is not None else (token or 0,)
+            ids += part
+            types += [type_id] * len(part)
+        return ids, types
+
+
+def cut(texts: Sequence[Sequence[int]], room: int, side: Literal["right", "left"]) -> list[Sequence[int]]:
+    """As many tokens of all as have room; of two texts the longer one is cut first, and then both to one half.
+
+    That is `longest_first` of the tokenizers package (`truncate_encodings` of its `utils/truncation.rs`).
+    """
+    sizes = [len(text) for text in texts]
+    if sum(sizes) <= room:
+        return list(texts)
+    if len(sizes) == 1:
+        most = [room]
+    else:
+        short = min(*sizes, room // 2)
+        most = [short, room - short] if sizes[0] <= sizes[1] else [room - short, short]
+    if side == "right":
+        return [text[:size] for text, size in zip(texts, most, strict=True)]
+    return [text[len(text) - size :] for text, size in zip(texts, most, strict=True)]
+
+
+def _parts(tokenizer: "Tokenizer", first: str, second: str | None) -> tuple[Part, ...]:
+    found = tokenizer.encode(first, second)
+    parts: list[Part] = []
+    last = None
+    for token, text, type_id in zip(found.ids, found.sequence_ids, found.type_ids, strict=True):
+        if text is None:
+            parts.append((token, type_id, None))
+        elif text != last:
+            parts.append((None, type_id, text))
+        last = text
+    return tuple(parts)

@@ -1,0 +1,74 @@
+"""Our own cutting and joining of tokens is that of the tokenizers package, which cannot be let to do it."""
+
+import random
+
+import pytest
+from fuzz.raw_models import WORDS, pieces_tokenizer, words_tokenizer
+from tokenizers import Tokenizer, processors
+
+from artifact.operations import RawLimits
+from artifact.operations.errors import TooLarge
+from artifact.operations.kinds import Raw
+from artifact.operations.text import Tokenize
+from artifact.operations.tokens import Layout
+
+START, END = ("<s>", 6), ("</s>", 5)
+PROCESSORS = {
+    "roberta": processors.RobertaProcessing(END, START),
+    "other": processors.TemplateProcessing(single="<s> $A:3 </s>", pair="<s> $B:1 </s> $A:0 </s>:2", special_tokens=[START, END]),
+    "one-text-only": processors.TemplateProcessing(single="$A </s>", pair="$A:0 $B:1 $A:0", special_tokens=[END]),
+}
+
+
+def tokenizer(name):
+    """A tokenizer.json: BERT's, a byte-level one without anything around texts, and that with other processors."""
+    made = Tokenizer.from_str((words_tokenizer if name == "bert" else pieces_tokenizer)().decode())
+    if name in PROCESSORS:
+        made.post_processor = PROCESSORS[name]
+    return made
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("name", ["bert", "plain", "roberta", "other"])
+def test_cut_as_the_package_cuts(name, pair):
+    """Random texts, both sides, every size around that of the texts: ids, types and mask are the package's."""
+    rng, direct = random.Random(name), tokenizer(name)
+    pieces = (*WORDS, "[SEP]", "é", "x1", "\ufdfa", "")
+    for side in ("right", "left"):
+        for most in (5, 6, 7, 8, 9, 16, 33):
+            step = Tokenize(file="t", max_tokens=most, truncation=side, pair=pair, pad_id=0).step(
+                Raw("text"), {"t": tokenizer(name).to_str().encode()}
+            )
+            direct.enable_truncation(most, direction=side)
+            for _ in range(25):
+                texts = [" ".join(rng.choices(pieces, k=rng.randrange(14))) for _ in range(1 + pair)]
+                expected, found = direct.encode(*texts), step(tuple(texts) if pair else texts[0], RawLimits())
+                assert found["input_ids"].tolist() == expected.ids, texts
+                assert found["token_type_ids"].tolist() == expected.type_ids
+                assert found["attention_mask"].tolist() == expected.attention_mask
+
+
+def test_a_tokenizer_without_a_place_for_two_texts():
+    """One that would say the first text twice is refused, where the chain is declared."""
+    made = tokenizer("one-text-only")
+
+    assert Layout.of(made, pair=False).special == 1
+    with pytest.raises(ValueError, match="no place for two texts; declare pair: false"):
+        Layout.of(made, pair=True)
+
+
+def test_texts_that_become_many_letters():
+    """What a normalizer makes of a long text counts, too: eighteen letters of one, before a token is made."""
+    step = Tokenize(file="t", max_tokens=8, pad_id=0).step(Raw("text"), {"t": pieces_tokenizer()})
+
+    with pytest.raises(TooLarge, match="the text becomes 1080000 letters when the tokenizer normalises it; at most 262144"):
+        step("\ufdfa" * 60_000, RawLimits())
+    assert step("\ufdfa" * 100, RawLimits())["input_ids"].shape == (8,)
+
+
+def test_two_texts_count_together():
+    """The limit of bytes is for both."""
+    step = Tokenize(file="t", max_tokens=8, pair=True).step(Raw("pair"), {"t": words_tokenizer()})
+
+    with pytest.raises(TooLarge, match="the text has 120 bytes; at most 100"):
+        step(("a" * 60, "b" * 60), RawLimits(text_bytes=100))
