@@ -61,9 +61,10 @@ def package(artifact: Path, to: Path = STORE, model_format: str | None = None, *
     directory = artifact.resolve()
     stated = check(directory)
     if stated.operations:
+        declared = " and ".join(sorted(stated.operations, reverse=True))
         raise NotPackaged(
-            f"{directory} declares {' and '.join(stated.operations)}, which the handler inside a .mar does not run: serve it "
-            "with `stateserve serve`, which answers on TorchServe's paths too; or export it without them, and package that"
+            f"{directory} declares {declared}, which the handler inside a .mar does not run: serve it with `stateserve serve`, "
+            "which answers on TorchServe's paths too; or export it without them, and package that"
         )
     name, version = _name_and_version(directory)
     chosen = _chosen(stated, model_format, directory)
