@@ -34,7 +34,8 @@ def bench(
     protocol: Annotated[
         str,
         typer.Option(
-            help="oip-binary, oip-json, predictions-json, predictions-npy, predictions-raw, predictions-image or raw.",
+            help="Tensors: oip-binary, oip-json, predictions-json, predictions-npy, predictions-raw. Raw values, for a model "
+            "with preprocess: predictions-image, predictions-text, predictions-multipart, predictions-values, oip-bytes. Or raw.",
             rich_help_panel=_SERVER,
         ),
     ] = "oip-binary",
@@ -45,7 +46,8 @@ def bench(
         list[Path] | None,
         typer.Option(
             "--input",
-            help="Real inputs: .json, .npy, .npz, images, or a folder of them; repeatable. Default: made up from the signature.",
+            help="Real inputs: .json, .npy, .npz, images, lines of .txt, rows of .csv, or a folder of them; repeatable. Default: "
+            "made up from the signature.",
             rich_help_panel=_SERVER,
         ),
     ] = None,

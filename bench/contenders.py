@@ -9,12 +9,13 @@ from pathlib import Path
 
 import artifact
 from artifact import Artifact, scaled_error
-from bench import payloads
+from bench import payloads, raw_answers
+from bench.body import Body, Raws
 from bench.client.load import Request
 from bench.errors import NotAsked, ServerGone, WrongAnswer
 from bench.observed import Observer, listening
 from bench.observed.errors import NotSeen
-from bench.payloads import Body, Inputs, Payload
+from bench.payloads import Given, Payload
 from bench.peers import Peer
 from bench.processes import free_port, running
 from bench.results import OURS, Contender
@@ -130,7 +131,7 @@ def artifact_of(directory: Path, found: Target) -> Artifact:
     return loaded
 
 
-def require_answers(asked: Contestant, protocol: str, given: Sequence[Inputs | Body], loaded: Artifact | None) -> None:
+def require_answers(asked: Contestant, protocol: str, given: Sequence[Given], loaded: Artifact | None) -> None:
     """Asks a contender everything once; where there is an artifact, its numbers must be those of the engine.
 
     Raises:
@@ -140,9 +141,14 @@ def require_answers(asked: Contestant, protocol: str, given: Sequence[Inputs | B
     for number, payload in enumerate(asked.sent):
         _, headers, content = ask(asked.host, asked.port, payload)
         inputs = given[number] if given else None
-        if loaded is not None and inputs is not None and not isinstance(inputs, Body):
+        if loaded is None or inputs is None or isinstance(inputs, Body):
+            continue
+        if isinstance(inputs, Raws) and raw_answers.has_predictions(loaded, protocol):
+            raw_answers.require(content, inputs, loaded)
+        else:
             found = payloads.read_answer(protocol, headers, content, loaded.signature.outputs)
-            expected, budgets = loaded.run(inputs), loaded.budgets[loaded.engine.name]
+            expected = raw_answers.outputs(loaded, inputs) if isinstance(inputs, Raws) else loaded.run(inputs)
+            budgets = loaded.budgets[loaded.engine.name]
             for name, values in found.items():
                 error, allowed = scaled_error(values, expected[name].ravel()), max(_TOLERANCE, budgets[name])
                 if error > allowed:

@@ -13,8 +13,9 @@ import orjson
 from artifact import Dim, Signature, TensorSpec
 from artifact.errors import InvalidInput
 from artifact.signature import BATCH
+from bench.body import Body
 from bench.errors import NotAsked
-from bench.payloads import DTYPES, Body
+from bench.payloads import DTYPES
 
 MOST_BYTES = 1 << 30
 """All different inputs of a test together: they are held in memory, in every process that sends them."""
@@ -76,7 +77,7 @@ def from_files(paths: Sequence[Path], signature: Signature, *, guessed: bool = F
     Raises:
         NotAsked: a file cannot be read, is of no such kind or of another than the rest, or is not what the model takes.
     """
-    files = _listed(paths, tuple(_READERS))
+    files = listed(paths, tuple(_READERS))
     kinds = {file.suffix.lower() for file in files}
     if len(kinds) > 1:
         raise NotAsked(f"--input has files of several kinds ({', '.join(sorted(kinds))}): give one kind at a time")
@@ -89,8 +90,8 @@ def bodies(paths: Sequence[Path], *, images_only: bool = False) -> list[Body]:
     Raises:
         NotAsked: a file cannot be read, or is not an image where only images are asked for.
     """
-    files = _listed(paths, tuple(IMAGES) if images_only else None)
-    return [Body(_content(file), {"Content-Type": _CONTENT_TYPES.get(file.suffix.lower(), _OTHER)}) for file in files]
+    files = listed(paths, tuple(IMAGES) if images_only else None)
+    return [Body(content_of(file), {"Content-Type": _CONTENT_TYPES.get(file.suffix.lower(), _OTHER)}) for file in files]
 
 
 def _sizes(signature: Signature, rows: int) -> dict[str, int]:
@@ -136,8 +137,12 @@ def _no_value(spec: TensorSpec) -> NotAsked:
     return NotAsked(f"input {spec.name!r} allows no value at all: {spec.dtype} in the range {spec.range}")
 
 
-def _listed(paths: Sequence[Path], suffixes: Sequence[str] | None) -> list[Path]:
-    """The files, with those of folders in their place; `suffixes` are those that are taken, None for any."""
+def listed(paths: Sequence[Path], suffixes: Sequence[str] | None) -> list[Path]:
+    """The files, with those of folders in their place; `suffixes` are those that are taken, None for any.
+
+    Raises:
+        NotAsked: a folder holds none, or a file is of another kind.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -159,7 +164,12 @@ def _fits(path: Path, suffixes: Sequence[str] | None) -> bool:
     return suffixes is None or path.suffix.lower() in suffixes
 
 
-def _content(file: Path) -> bytes:
+def content_of(file: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        NotAsked: it cannot be read, or is empty.
+    """
     try:
         content = file.read_bytes()
     except OSError as cause:
@@ -170,7 +180,7 @@ def _content(file: Path) -> bytes:
 
 
 def _read(file: Path, signature: Signature, *, guessed: bool) -> Arrays:
-    content = _content(file)
+    content = content_of(file)
     try:
         arrays = _READERS[file.suffix.lower()](content, signature)
         _require_names(arrays, signature)

@@ -164,6 +164,24 @@ RESNET18 = MeasuredModel(
     resnet18_weights,
 )
 
+PICTURES = MeasuredModel(
+    "resnet18-pictures",
+    "ResNet-18 at 224², from JPEG files",
+    {
+        **RESNET18.config,
+        "name": "resnet18-pictures",
+        "preprocess": [
+            {"decode": {"mode": "RGB"}},
+            {"resize": {"short": 256}},
+            {"center_crop": {"size": 224}},
+            {"to_float": {"scale": 1 / 255}},
+            {"normalize": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}},
+        ],
+        "postprocess": [{"softmax": {"axis": -1}}, {"topk": {"k": 5}}],
+    },
+    resnet18_weights,
+)
+
 BERT = MeasuredModel(
     "bert",
     "BERT encoder 6x384, 128 tokens",

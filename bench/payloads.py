@@ -15,6 +15,8 @@ import numpy as np
 import orjson
 
 from artifact import Signature, TensorSpec
+from bench import raw_bodies
+from bench.body import Body, Raws
 from bench.client.load import Request
 from bench.errors import NotAsked, WrongAnswer
 
@@ -37,14 +39,6 @@ _JSON, _NPY, _BYTES = "application/json", "application/x-npy", "application/octe
 _FRAMING = {"content-length", "transfer-encoding", "connection", "expect"}
 _MISREAD = (ValueError, TypeError, KeyError, IndexError, AttributeError, StopIteration, EOFError, SyntaxError)
 """What reading a foreign server's answer may raise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A request's body and the headers that explain it."""
-
-    content: bytes
-    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,8 @@ class Place(Structure):
 class Protocol:
     """A way to ask. `path` has `{model}`, and `versioned` `{version}` too.
 
-    `write` makes a body of arrays; None where the bytes of files are sent as they are. `one_input`: it has no place for more.
+    `write` makes a body of arrays, `write_raw` one of raw values; without both, the bytes of files are sent as they are.
+    `one_input`: it has no place for more.
     """
 
     title: str
@@ -94,6 +89,7 @@ class Protocol:
     versioned: str
     write: Callable[[Inputs], Body] | None
     one_input: bool = False
+    write_raw: Callable[[Raws], Body] | None = None
 
 
 def oip_json(inputs: Inputs) -> Body:
@@ -145,14 +141,25 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "predictions-json": Protocol("/predictions, JSON", *_PREDICTIONS, predictions_json),
     "predictions-npy": Protocol("/predictions, .npy", *_PREDICTIONS, predictions_npy, one_input=True),
     "predictions-raw": Protocol("/predictions, the tensor's bytes", *_PREDICTIONS, raw, one_input=True),
-    "predictions-image": Protocol("/predictions, image files", *_PREDICTIONS, None),
+    "predictions-image": Protocol("/predictions, image files", *_PREDICTIONS, None, write_raw=raw_bodies.file_alone),
+    "predictions-text": Protocol("/predictions, plain text", *_PREDICTIONS, None, write_raw=raw_bodies.text_alone),
+    "predictions-multipart": Protocol("/predictions, files in a form", *_PREDICTIONS, None, write_raw=raw_bodies.multipart),
+    "predictions-values": Protocol("/predictions, raw values in JSON", *_PREDICTIONS, None, write_raw=raw_bodies.values_as_json),
+    "oip-bytes": Protocol("Open Inference Protocol, raw values as BYTES", *_OIP, None, write_raw=raw_bodies.oip_bytes),
     "raw": Protocol("any URL, files as they are", "", "", None),
 }
 """What `--protocol` takes; the first is the default."""
 
+RAW_PROTOCOLS = tuple(name for name, protocol in PROTOCOLS.items() if protocol.write_raw is not None)
+"""Those for models whose artifact declares operations on their inputs."""
 
-def build(protocol: str, place: Place, inputs: Sequence[Inputs | Body], headers: Sequence[tuple[str, str]] = ()) -> list[Payload]:
-    """One request for each of `inputs`: arrays, or for `predictions-image` and `raw` bodies as they are.
+
+Given = Inputs | Raws | Body
+"""What one request asks about: arrays, raw values, or bytes as they are."""
+
+
+def build(protocol: str, place: Place, inputs: Sequence[Given], headers: Sequence[tuple[str, str]] = ()) -> list[Payload]:
+    """One request for each of `inputs`: arrays, raw values, or for `predictions-image` and `raw` bodies as they are.
 
     `headers` are sent with every one, and take the place of the protocol's own of that name. `raw` without any input is a GET.
 
@@ -165,7 +172,7 @@ def build(protocol: str, place: Place, inputs: Sequence[Inputs | Body], headers:
     if protocol == "raw" and not inputs:
         return [Payload(path, extra, b"", 1, "GET")]
     if not inputs:
-        raise NotAsked(f"--protocol {protocol} sends files as they are, and there is none: give --input FILE, or a folder")
+        raise _no_file(protocol)
     has_rows = place.signature.batch_dim is not None
     bodies = [(_body(protocol, one), _rows(one) if has_rows else 1) for one in inputs]
     return [Payload(path, _merged(body.headers, extra), body.content, rows) for body, rows in bodies]
@@ -239,14 +246,18 @@ def _path(protocol: Protocol, place: Place) -> str:
     return place.base_path + (protocol.path if place.version is None else protocol.versioned).format(**names)
 
 
-def _body(protocol: str, one: Inputs | Body) -> Body:
+def _body(protocol: str, one: Given) -> Body:
     chosen = PROTOCOLS[protocol]
     if isinstance(one, Body):
         if chosen.write is not None:
             raise NotAsked(f"--protocol {protocol} sends tensors, not files as they are: give --input as json, npy or npz")
         return one
+    if isinstance(one, Raws):
+        if chosen.write_raw is None:
+            raise NotAsked(f"--protocol {protocol} sends tensors, not raw values: {', '.join(RAW_PROTOCOLS)} send those")
+        return chosen.write_raw(one)
     if chosen.write is None:
-        raise NotAsked(f"--protocol {protocol} sends files as they are, and there is none: give --input FILE, or a folder")
+        raise _no_file(protocol)
     if chosen.one_input and len(one) != 1:
         raise NotAsked(f"--protocol {protocol} has a place for one input, the model takes {', '.join(one)}: use oip-binary")
     unsendable = next((f"{name} ({array.dtype})" for name, array in one.items() if array.dtype.name not in DATATYPES), None)
@@ -255,8 +266,14 @@ def _body(protocol: str, one: Inputs | Body) -> Body:
     return chosen.write({name: _little_endian(array) for name, array in one.items()})
 
 
-def _rows(one: Inputs | Body) -> int:
+def _no_file(protocol: str) -> NotAsked:
+    return NotAsked(f"--protocol {protocol} sends files as they are, and there is none: give --input FILE, or a folder")
+
+
+def _rows(one: Given) -> int:
     """Rows along the first axis, which is the batch; a file as it is counts for one."""
+    if isinstance(one, Raws):
+        return one.rows
     return 1 if isinstance(one, Body) else next(iter(one.values())).shape[0]
 
 

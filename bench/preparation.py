@@ -11,12 +11,12 @@ from typing import Protocol
 
 import artifact
 from artifact.errors import ArtifactError
-from bench import inputs, payloads, peers, report, target
+from bench import inputs, payloads, peers, raw, report, target
 from bench.contenders import Contestant, artifact_of, beside, our_server, ours, require_answers
 from bench.errors import NotAsked
 from bench.observed import machine
 from bench.options import Options
-from bench.payloads import Inputs
+from bench.payloads import Given
 from bench.results import ModelAsked, PayloadSent, Results
 from bench.target import Target
 
@@ -113,12 +113,25 @@ def _looked_at(options: Options, shown: Steps, folder: Path, stack: ExitStack) -
     return target.look(url or "", options.model, options.version, options.headers)
 
 
-def _given(options: Options, found: Target) -> Sequence[Inputs | payloads.Body]:
-    if payloads.PROTOCOLS[options.protocol].write is None:
+def _given(options: Options, found: Target) -> Sequence[Given]:
+    if options.protocol == "raw" or (options.protocol == "predictions-image" and not found.raw_inputs):
         return inputs.bodies(options.inputs, images_only=options.protocol != "raw")
+    if options.protocol in payloads.RAW_PROTOCOLS:
+        return _raw_values(options, found)
     if options.inputs:
         return inputs.from_files(options.inputs, found.signature, guessed=found.guessed)
     return inputs.made_up(found.signature, options.rows, DIFFERENT)
+
+
+def _raw_values(options: Options, found: Target) -> Sequence[Given]:
+    if not found.raw_inputs:
+        raise NotAsked(
+            f"--protocol {options.protocol} sends raw values, and {found.model} states no raw inputs, which an artifact has "
+            "whose YAML declares preprocess; oip-binary sends tensors"
+        )
+    if options.inputs:
+        return raw.from_files(options.inputs, found.raw_inputs, options.rows)
+    return raw.made_up(found.raw_inputs, options.rows, DIFFERENT)
 
 
 def _begun(options: Options, found: Target, contestants: Sequence[Contestant], busy: float) -> Results:

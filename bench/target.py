@@ -11,7 +11,8 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from artifact import Signature
-from bench import payloads
+from artifact.operations.raw import RawSpec
+from bench import payloads, raw
 from bench.errors import NotAsked
 from bench.exchange import Answer, exchange
 from bench.guess import guess
@@ -37,7 +38,8 @@ class Target:
     `base_path` is empty or `/…` without a slash at its end. `version` is the one that was asked for, None for the default one;
     `versions` are all that are served. `facts` are what the server says of the model in text: if it is ours, `engine`, `threads`,
     `instances` and `max_rows` are among them. Where it states no signature, this one is `guessed` from the protocol's metadata,
-    and `notes` say how. Not `oip`: any URL, with an empty name of the model and an empty signature.
+    and `notes` say how. `raw_inputs` are those of a model whose operations make its tensors. Not `oip`: any URL, with an empty
+    name of the model and an empty signature.
     """
 
     host: str
@@ -51,6 +53,7 @@ class Target:
     oip: bool = True
     guessed: bool = False
     notes: Sequence[str] = ()
+    raw_inputs: Sequence[RawSpec] = ()
 
 
 def look(url: str, model: str | None = None, version: str | None = None, headers: Headers = ()) -> Target:
@@ -153,7 +156,14 @@ class _Server:
             versions=[str(one) for one in versions] if isinstance(versions, list) else (),
             guessed=stated is None,
             notes=notes,
+            raw_inputs=self._raw_inputs(name, metadata.get("raw_inputs")),
         )
+
+    def _raw_inputs(self, name: str, stated: Any) -> list[RawSpec]:
+        try:
+            return [raw.spec_from_json(one) for one in stated or ()]
+        except _MISREAD as cause:
+            raise NotAsked(f"the raw inputs that {self._url} states for {name} are broken: {_reason(cause)}") from cause
 
     def _signature(self, name: str, stated: str) -> Signature:
         try:

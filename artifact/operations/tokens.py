@@ -74,7 +74,11 @@ def _parts(tokenizer: "Tokenizer", first: str, second: str | None) -> tuple[Part
     found = tokenizer.encode(first, second)
     parts: list[Part] = []
     last = None
-    for token, text, type_id in zip(found.ids, found.sequence_ids, found.type_ids, strict=True):
+    for token, text, type_id, special in zip(
+        found.ids, found.sequence_ids, found.type_ids, found.special_tokens_mask, strict=True
+    ):
+        if text is None and not special:  # of a text that stands there twice
+            return ()
         if text is None:
             parts.append((token, type_id, None))
         elif text != last:

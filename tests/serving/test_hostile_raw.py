@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from artifact.operations import RawLimits
+from bench.processes import process_status
 from tests.fuzz import mutate_raw, raw_models, raw_seeds
 from tests.fuzz.raw_targets import Raw
 from tests.hostile.raw import json_bodies, multipart, pictures, png, texts
@@ -78,7 +79,7 @@ def memory_after_reset(pid):
 
 
 def highest(pid, name="VmHWM"):
-    return int(re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())[1]) << 10
+    return process_status(pid, name) << 10
 
 
 def good_picture(server):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from tests.hostile.raw.hostile import EITHER, REFUSED, TAKEN, TOO_LARGE, Hostile
 
 _MIB = 1 << 20
-MOST_BYTES = _MIB
+MOST_BYTES = _MIB // 4
 """What the server takes of one text by default."""
 
 
