@@ -475,7 +475,9 @@ def _document(app: FastAPI, running: Running) -> dict[str, Any]:
     """The OpenAPI document, with every served version's own typed requests."""
     repository = running.repository
     served = repository.served()
-    described = [openapi.Described(one.name, one.version, one.signature, one.max_queue_rows) for one in served]
+    described = [
+        openapi.Described(one.name, one.version, one.signature, one.max_queue_rows, one.artifact.operations) for one in served
+    ]
     defaults = {name: repository.find(name).version for name in repository.names() if repository.has_default(name)}
     host = running.settings.host
     reached_at = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - it is compared

@@ -15,6 +15,7 @@ from serving.metrics import PROTOCOLS
 from serving.protocols.asked import Arrays
 from serving.protocols.compression import compress, decompress
 from serving.raw.fetched import fetcher
+from serving.raw.version import Beside
 from serving.served import Queue, ServedVersion
 from serving.settings import Settings
 
@@ -95,9 +96,8 @@ class Inference:
         self._versions = versions
         self._failures = failures
         self._thread = _one_thread()
-        self._decode_threads = settings.decode_threads or cores()
-        self._pool = self._decoders()
-        self._fetch = fetcher(settings)
+        self._settings = settings
+        self._beside = _beside(settings)
         self._compress_min_bytes = settings.compress_min_bytes
         self._max_body_bytes = settings.max_body_bytes
         self.arrivals = arrivals
@@ -117,14 +117,10 @@ class Inference:
             return found
 
     def close(self) -> None:
-        """Ends the thread. Whoever asks after that begins another: an application may be started again."""
+        """Ends the threads. Whoever asks after that begins others: an application may be started again."""
         self._thread.shutdown(wait=False)
-        self._pool.shutdown(wait=False)
-        self._thread, self._pool = _one_thread(), self._decoders()
-
-    def _decoders(self) -> ThreadPoolExecutor:
-        """Threads for raw inputs; they are started when they are first needed."""
-        return ThreadPoolExecutor(self._decode_threads, "decode")
+        self._beside.pool.shutdown(wait=False)
+        self._thread, self._beside = _one_thread(), _beside(self._settings)
 
     def refuse(self, error: Exception, method: str, path: str, request_id: str) -> Answer:
         """The answer to a request that no model was asked about."""
@@ -150,7 +146,7 @@ class Inference:
                     request.body = await asyncio.to_thread(decompress, request.body, encoding, self._max_body_bytes)
                 raw = served.raw
                 if raw is not None:
-                    asked = await raw.asked(asked_for.protocol, codec, request, self._pool, self._fetch)
+                    asked = await raw.asked(asked_for.protocol, codec, request, leaving, self._beside)
                 elif len(request.body) <= SMALL_BYTES or codec.parsed_bytes(request) <= SMALL_BYTES:
                     asked = codec.decode(request)
                 else:
@@ -163,7 +159,7 @@ class Inference:
                     done = outputs, job.started_at, job.ended_at
                 outputs, begun, ended = done
                 if raw is not None:
-                    answer = await raw.answer(codec, asked, outputs, self._pool)
+                    answer = await raw.answer(codec, asked, outputs, self._beside.pool)
                 elif _is_small(outputs):
                     answer = codec.encode(asked, outputs)
                 else:
@@ -193,6 +189,12 @@ class Inference:
         if encoding is not None:
             answer.body = body
             answer.headers += [("content-encoding", encoding), ("vary", "accept-encoding")]
+
+
+def _beside(settings: Settings) -> Beside:
+    """Threads for raw inputs; they are started when they are first needed."""
+    threads = settings.decode_threads or cores()
+    return Beside(ThreadPoolExecutor(threads, "decode"), threads, fetcher(settings))
 
 
 def _one_thread() -> ThreadPoolExecutor:

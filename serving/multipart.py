@@ -15,6 +15,10 @@ class BadForm(ValueError):
     """The body is no whole multipart form. Whoever reads it says so in his protocol's words."""
 
 
+class TooManyFields(BadForm):
+    """The form has more parts than whoever reads it takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class FormPart:
     """One part: `content_type` is empty for a plain field, and its own for a file."""
@@ -34,7 +38,8 @@ def form_parts(boundary: bytes, body: bytes, most: int) -> list[FormPart]:
     """The parts in order, `most` at most.
 
     Raises:
-        BadForm: the form breaks off, is damaged, has a part without a name, or too many of them.
+        BadForm: the form breaks off, is damaged, or has a part without a name.
+        TooManyFields: it has more parts.
     """
     if not body:
         return []
@@ -42,7 +47,7 @@ def form_parts(boundary: bytes, body: bytes, most: int) -> list[FormPart]:
 
     def begin() -> None:
         if len(parts) == most:
-            raise BadForm(f"The request has more than {most} fields.")
+            raise TooManyFields(f"The request has more than {most} fields.")
         parts.append(_Reading())
 
     def of_last(take: Callable[[_Reading, bytes, int, int], None]) -> Callable[[bytes, int, int], None]:

@@ -15,18 +15,22 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
+from artifact.operations import Operations, RawLimits
 from artifact.signature import Signature, TensorSpec
 from serving.protocols import examples, schemas
 from serving.protocols.predictions import JSON, NPY, RAW
-from serving.protocols.schemas import Described, Schema
+from serving.protocols.schemas import Described, Schema, any_of
 from serving.protocols.tensors import DATATYPES
+from serving.raw import described
+from serving.raw.examples import example_row
 
 _ERRORS: Mapping[int, str] = {
     400: "The request is not one that the model takes; the message says what was found and what is expected.",
+    403: "The server's settings do not allow it: to fetch a picture from that URL, say.",
     404: "No model of that name, or version, is served.",
     406: "None of the forms that the client accepts is one that the server writes.",
     408: "The body did not arrive in time.",
-    413: "The body is larger than the server takes.",
+    413: "The body, or a picture or text in it, is larger than the server takes.",
     415: "The body's content type or encoding is not one that the server reads.",
     500: "The server failed; its log says more under the request's id.",
     503: "The model is not ready, more rows wait than the server lets wait, or the engine's process ended.",
@@ -52,6 +56,14 @@ _JSON_LENGTH: Mapping[str, tuple[Schema, str]] = {
         {"type": "integer", "minimum": 0},
         "Of a binary body: the bytes of JSON before the first tensor.",
     ),
+}
+
+_TIMING: Schema = {
+    "name": "timing",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean"},
+    "description": "Whether the answer's header Server-Timing says how long decode, queue, infer and encode took.",
 }
 
 _BYTES: Schema = {"type": "string", "format": "binary"}
@@ -133,7 +145,16 @@ def _model_paths(model: Described, oip_suffix: str, predictions_suffix: str, url
 
 def _infer(model: Described, path: str, url: str) -> Schema:
     example, command = examples.infer_example, examples.infer_command
-    json_body, description = _asked(model, schemas.infer_request(model), example, lambda: command(model.signature, url + path))
+    schema, raw = schemas.infer_request(model), model.operations
+    if raw is not None and raw.raw_inputs:
+        tensors = [described.infer_tensor(spec) for spec in raw.raw_inputs]
+        sent = {"type": "array", "minItems": len(tensors), "maxItems": len(tensors), "items": any_of(tensors)}
+        members = schema["properties"]
+        schema = {**schema, "properties": {**members, "inputs": any_of([sent, members["inputs"]])}}
+        json_body = {"schema": schema, "example": described.infer_example(raw.raw_inputs, example_row(raw, RawLimits()))}
+        description = _description(model)
+    else:
+        json_body, description = _asked(model, schema, example, lambda: command(model.signature, url + path))
     return {
         "operationId": path.removeprefix("/v2/"),
         "tags": [model.name],
@@ -145,26 +166,39 @@ def _infer(model: Described, path: str, url: str) -> Schema:
 
 def _predictions(model: Described, path: str, url: str) -> Schema:
     signature, example, command = model.signature, examples.predictions_example, examples.predictions_command
-    json_body, description = _asked(model, schemas.predictions_request(model), example, lambda: command(signature, url + path))
+    schema, answer, raw = schemas.predictions_request(model), schemas.predictions_answer(model), model.operations
+    bodies, parameters = _one_tensor_bodies(signature.inputs), []
+    if raw is not None and raw.predicts:
+        answer = any_of([described.predictions_answer(schemas.served(model), model.max_rows), answer])
+        parameters = [described.OUTPUTS]
+    if raw is not None and raw.raw_inputs:
+        json_body, raw_bodies = _raw_bodies(raw, schema, model.max_rows)
+        bodies, description = {**raw_bodies, **bodies}, _description(model) + described.commands(raw.raw_inputs, url + path)
+    else:
+        json_body, description = _asked(model, schema, example, lambda: command(signature, url + path))
+    asked = _predictions_bodies(json_body, answer, bodies, _ONE_TENSOR if len(signature.outputs) == 1 else {})
     return {
         "operationId": path.removeprefix("/"),
         "tags": [model.name],
         "summary": f"Ask {model.name}, version {model.version}",
         "description": description,
-        **_predictions_bodies(
-            json_body,
-            schemas.predictions_answer(model),
-            _one_tensor_bodies(signature.inputs),
-            _ONE_TENSOR if len(signature.outputs) == 1 else {},
-        ),
+        **asked,
+        "parameters": parameters + asked["parameters"],
     }
+
+
+def _raw_bodies(raw: Operations, tensors: Schema, max_rows: int) -> tuple[Schema, Schema]:
+    """A JSON body of raw values, or of tensors, with an example that can be sent; and the other forms of raw values."""
+    row = example_row(raw, RawLimits())
+    schema = any_of([described.predictions_request(raw, max_rows), tensors])
+    return {"schema": schema, "example": described.predictions_example(row)}, described.bodies(raw, row, max_rows)
 
 
 def _infer_bodies(json_body: Schema, answer: Schema) -> Schema:
     content = {JSON: json_body, RAW: {"schema": _BINARY_TENSORS}}
     answers = {JSON: {"schema": answer}, RAW: {"schema": _BINARY_TENSORS}}
     return {
-        "parameters": _header_parameters({**_HEADERS, **_JSON_LENGTH}),
+        "parameters": [*_header_parameters({**_HEADERS, **_JSON_LENGTH}), _TIMING],
         "requestBody": {"required": True, "content": content},
         "responses": {"200": {"description": "The outputs.", "content": answers}, **_error_references("OipError")},
     }
@@ -174,7 +208,7 @@ def _predictions_bodies(json_body: Schema, answer: Schema, bodies: Schema, answe
     """`bodies` and `answers` are the forms other than JSON."""
     content = {JSON: {"schema": answer}, **answers}
     return {
-        "parameters": _header_parameters(_HEADERS),
+        "parameters": [*_header_parameters(_HEADERS), _TIMING],
         "requestBody": {"required": True, "content": {JSON: json_body, **bodies}},
         "responses": {"200": {"description": "The outputs.", "content": content}, **_error_references("TorchServeError")},
     }
@@ -191,7 +225,10 @@ def _any_model() -> dict[str, Schema]:
     """The routes with a placeholder for the model, of which nothing is known."""
     infer = _infer_bodies({"schema": _component("InferRequest")}, _component("InferAnswer"))
     predictions = _predictions_bodies(
-        {"schema": _component("PredictionsRequest")}, _component("PredictionsAnswer"), _ONE_TENSOR, _ONE_TENSOR
+        {"schema": _component("PredictionsRequest")},
+        _component("PredictionsAnswer"),
+        {**described.ANY_BODIES, **_ONE_TENSOR},
+        _ONE_TENSOR,
     )
     routes = {
         "/v2/models/{model}/infer": ("Ask a model, by the Open Inference Protocol", infer),
@@ -225,7 +262,8 @@ def _asked(
 
 def _description(model: Described) -> str:
     """A table of what goes in and what comes out."""
-    rows = [_row("in", spec) for spec in model.signature.inputs]
+    rows = [] if model.operations is None else described.table_rows(model.operations.raw_inputs)
+    rows += [_row("in", spec) for spec in model.signature.inputs]
     rows += [_row("out", spec) for spec in model.signature.outputs]
     sizes = [f"- `{name}`: {dim}" for name, dim in model.dims.items()]
     table = "\n".join(["| | name | datatype | shape | values |", "|---|---|---|---|---|", *rows])

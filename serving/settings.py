@@ -224,15 +224,20 @@ class Settings(TorchServeKeys, ModelDefaults, frozen=True):
     max_tensors: Count = setting("Limits", 64, "Tensors of one request, at most.")
     max_json_depth: Count = setting("Limits", 64, "How deep a JSON body may nest.", le=1024)
     max_image_pixels: Count = setting(
-        "Limits", 50_000_000, "Pixels of one picture, at most; decoding takes up to 16 bytes of memory for each."
+        "Limits", 25_000_000, "Pixels of one picture, at most; each decoding thread takes up to 16 bytes of memory for each."
     )
     max_image_frames: Count = setting("Limits", 1, "Pictures in one file, at most; of several, the first is taken.")
-    max_text_bytes: Bytes = setting("Limits", 1 << 20, "The longest text that is tokenised, in UTF-8.", ge=1)
+    max_text_bytes: Bytes = setting("Limits", 256 << 10, "The longest text that is tokenised, in UTF-8.", ge=1)
     max_tokens: Count = setting("Limits", 1 << 18, "Tokens that a text may become, before truncation.")
     input_urls: Patterns = setting(
         "Limits",
         (),
         "Regular expressions, one of which must match the whole URL of a picture that a request names; none: no URLs.",
+    )
+    input_urls_private: bool = setting(
+        "Limits",
+        default=False,
+        does="Whether such URLs may lead to private addresses: to this machine, and to networks that are not public.",
     )
     max_header_bytes: Bytes = setting("Limits", 64 << 10, "The largest head of a request.", ge=8192)
     max_connections: Count = setting("Limits", 1024, "Connections at the same time, at most.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from artifact.operations import Operations
 from artifact.signature import DTYPES, Dim, Signature, TensorSpec
 from serving.protocols.tensors import DATATYPES
 
@@ -22,6 +23,7 @@ class Described:
     version: int
     signature: Signature
     max_rows: int
+    operations: Operations | None = None
 
     @property
     def dims(self) -> dict[str, Dim]:
@@ -36,13 +38,13 @@ def predictions_request(model: Described) -> Schema:
     """The JSON body of POST /predictions/{model}; the lists of an only input can stand without its name."""
     arrays = {spec.name: _nested(spec, model.dims, _element(spec)) for spec in model.signature.inputs}
     only = [array for array in arrays.values() if len(arrays) == 1 and array["type"] == "array"]
-    return _object({"inputs": _any_of([{**_object(arrays), "additionalProperties": False}, *only])})
+    return object_of({"inputs": any_of([{**object_of(arrays), "additionalProperties": False}, *only])})
 
 
 def predictions_answer(model: Described) -> Schema:
     """The JSON answer to it."""
     arrays = {spec.name: _nested(spec, model.dims, _answered(spec)) for spec in model.signature.outputs}
-    return _object({**_served(model), "outputs": _object(arrays)})
+    return object_of({**served(model), "outputs": object_of(arrays)})
 
 
 def infer_request(model: Described) -> Schema:
@@ -55,19 +57,19 @@ def infer_request(model: Described) -> Schema:
         "parameters": REQUEST_PARAMETERS,
         "outputs": {
             "type": "array",
-            "items": _object(asked, optional=("parameters",)),
+            "items": object_of(asked, optional=("parameters",)),
             "description": "Without it, all of them.",
         },
     }
-    tensors = {"type": "array", "minItems": len(inputs), "maxItems": len(inputs), "items": _any_of(inputs)}
-    return _object({"inputs": tensors, **optional}, optional=tuple(optional))
+    tensors = {"type": "array", "minItems": len(inputs), "maxItems": len(inputs), "items": any_of(inputs)}
+    return object_of({"inputs": tensors, **optional}, optional=tuple(optional))
 
 
 def infer_answer(model: Described) -> Schema:
     """The JSON answer to it."""
     outputs = [_tensor(spec, model.dims, _answered(spec)) for spec in model.signature.outputs]
-    tensors = {"type": "array", "items": _any_of([*outputs, CLASSES])}
-    return _object({**_served(model), "id": {"type": "string"}, "outputs": tensors}, optional=("id",))
+    tensors = {"type": "array", "items": any_of([*outputs, CLASSES])}
+    return object_of({**served(model), "id": {"type": "string"}, "outputs": tensors}, optional=("id",))
 
 
 def bounds(spec: TensorSpec) -> tuple[Bound, Bound] | None:
@@ -119,10 +121,10 @@ def _tensor(spec: TensorSpec, dims: Mapping[str, Dim], element: Schema) -> Schem
         "name": {"const": spec.name},
         "datatype": {"const": DATATYPES[spec.dtype]},
         "shape": _shape(spec.shape, dims),
-        "data": _any_of(data),
+        "data": any_of(data),
         "parameters": {"type": "object"},
     }
-    return {"title": spec.name, **_object(fields, optional=("parameters",))}
+    return {"title": spec.name, **object_of(fields, optional=("parameters",))}
 
 
 def _shape(shape: Sequence[int | str], dims: Mapping[str, Dim]) -> Schema:
@@ -136,15 +138,18 @@ def _size(dim: Dim) -> Schema:
     return {"type": "integer", "minimum": dim.min, "maximum": dim.max, **multiple}
 
 
-def _served(model: Described) -> Schema:
+def served(model: Described) -> Schema:
+    """The members of every answer."""
     return {"model_name": {"const": model.name}, "model_version": {"const": str(model.version)}}
 
 
-def _object(fields: Schema, optional: Sequence[str] = ()) -> Schema:
+def object_of(fields: Schema, optional: Sequence[str] = ()) -> Schema:
+    """An object of these members, all required but the optional ones."""
     return {"type": "object", "required": [name for name in fields if name not in optional], "properties": fields}
 
 
-def _any_of(schemas: list[Schema]) -> Schema:
+def any_of(schemas: list[Schema]) -> Schema:
+    """One of these."""
     return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
@@ -169,7 +174,7 @@ OUTPUT_PARAMETERS: Schema = {
 
 CLASSES: Schema = {
     "title": "classification",
-    **_object(
+    **object_of(
         {
             "name": {"type": "string"},
             "datatype": {"const": "BYTES"},
@@ -180,7 +185,7 @@ CLASSES: Schema = {
 }
 """An output of which classes were asked."""
 
-ANY_TENSOR: Schema = _object(
+ANY_TENSOR: Schema = object_of(
     {
         "name": {"type": "string"},
         "datatype": {"enum": list(DATATYPES.values())},
@@ -197,20 +202,25 @@ _ARRAYS: Schema = {"type": "object", "description": "name: nested lists"}
 _NAMED: Schema = {"model_name": {"type": "string"}, "model_version": {"type": "string"}}
 
 ANY_MODEL: Mapping[str, Schema] = {
-    "InferRequest": _object(
+    "InferRequest": object_of(
         {
             "inputs": _TENSORS,
             **_ID,
             "parameters": REQUEST_PARAMETERS,
             "outputs": {
                 "type": "array",
-                "items": _object({"name": {"type": "string"}, "parameters": OUTPUT_PARAMETERS}, ("parameters",)),
+                "items": object_of({"name": {"type": "string"}, "parameters": OUTPUT_PARAMETERS}, ("parameters",)),
             },
         },
         optional=("id", "parameters", "outputs"),
     ),
-    "InferAnswer": _object({**_NAMED, **_ID, "outputs": _TENSORS}, optional=("id",)),
-    "PredictionsRequest": _object({"inputs": {"type": ["object", "array"], "description": "name: nested lists"}}),
-    "PredictionsAnswer": _object({**_NAMED, "outputs": _ARRAYS}),
+    "InferAnswer": object_of({**_NAMED, **_ID, "outputs": _TENSORS}, optional=("id",)),
+    "PredictionsRequest": object_of(
+        {"inputs": {"type": ["object", "array"], "description": "name: nested lists, or raw values"}}
+    ),
+    "PredictionsAnswer": object_of(
+        {**_NAMED, "outputs": _ARRAYS, "predictions": {"type": "array", "description": "what the model declares, for each row"}},
+        optional=("outputs", "predictions"),
+    ),
 }
 """The same bodies for a model of which nothing is known, by their names among the document's components."""

@@ -8,6 +8,7 @@
 """
 
 import binascii
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import orjson
 from artifact.operations import RawSpec, RawValue
 from serving.errors import BadRequest, UnsupportedBody
 from serving.messages import Request
-from serving.multipart import BadForm, boundary_of, form_parts
+from serving.multipart import BadForm, TooManyFields, boundary_of, form_parts
 from serving.protocols.asked import Limits
 from serving.protocols.json_body import kind_of, nesting
 from serving.protocols.tensors import shortened
@@ -27,8 +28,7 @@ JSON_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"}
 
 _TENSORS = re.compile(rb'\s*\{\s*"inputs"\s*:\s*(?:\{\s*"[^"\\]{1,64}"\s*:\s*)?[\[\s]*[-\d]')
 """How the JSON of tensors begins: such a body needs no look for raw values."""
-_FOREIGN = re.compile(rb"[^A-Za-z0-9+/=\s]")
-"""What is no base64: the standard library passes over it in silence."""
+_SPACE = b" \t\r\n"
 _DATA_URL = re.compile(r"data:[\w.+/;=-]{0,128},")
 
 
@@ -83,6 +83,10 @@ def _rows_of_form(content_type: str, body: bytes, specs: Sequence[RawSpec], limi
         raise BadRequest("content type multipart/form-data states no boundary")
     try:
         parts = form_parts(boundary, body, limits.max_rows * len(specs))
+    except TooManyFields as cause:
+        raise BadRequest(
+            f"the form has more than {limits.max_rows} rows; for this model no more are read (max_queue_rows)"
+        ) from cause
     except BadForm as cause:
         raise BadRequest(str(cause)) from cause
     if len(specs) == 1:  # whatever its name: curl -F file=@cat.jpg
@@ -206,19 +210,21 @@ def _picture(spec: RawSpec, stated: Any) -> bytes | Url:
             return Url(value)
         if key == "b64" and isinstance(value, str):
             return decoded(spec.name, value)
+        found = f'"{shortened(str(key))}": {kind_of(value)}'
+        raise BadRequest(f'raw input "{spec.name}" is an object of {found}; a picture is {{"b64": "base64 of its file"}}')
     if isinstance(stated, str):
         return decoded(spec.name, stated)
     raise BadRequest(f'raw input "{spec.name}" is {kind_of(stated)}; a picture is {{"b64": "base64 of its file"}}')
 
 
 def decoded(name: str, text: str | bytes) -> bytes:
-    """The bytes of base64, of a data URL too. Raises BadRequest where it is neither."""
+    """The bytes of base64, of a data URL too; it may stand in lines. Raises BadRequest where it is neither."""
     if isinstance(text, str) and text.startswith("data:"):
         text = _DATA_URL.sub("", text, count=1)
     data = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    if _FOREIGN.search(data):
-        raise BadRequest(f'raw input "{name}" is not base64: it holds other characters than A-Z, a-z, 0-9, +, / and =')
+    with contextlib.suppress(binascii.Error):
+        return binascii.a2b_base64(data, strict_mode=True)
     try:
-        return binascii.a2b_base64(data)
+        return binascii.a2b_base64(data.translate(None, _SPACE), strict_mode=True)
     except binascii.Error as cause:
         raise BadRequest(f'raw input "{name}" is not base64: {cause}') from cause

@@ -1,18 +1,24 @@
 """Pictures that a request names by URL: fetched where the operator's patterns allow it, and nowhere else.
 
 A server that fetches what strangers name can be led to addresses that only it can reach. So nothing is allowed unless a pattern
-matches the whole URL, no redirect is followed, and time and bytes are bounded.
+matches the whole URL; addresses of private networks and of this machine are refused, whatever name leads there, unless a setting
+allows them; no redirect is followed, no proxy asked, and time and bytes are bounded.
 """
 
 import asyncio
+import contextlib
+import functools
+import http
+import ipaddress
 import logging
 import re
-import time
-import urllib.request
-from collections.abc import Awaitable, Callable
-from http.client import HTTPException
-from typing import IO
-from urllib.parse import urlsplit
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import SplitResult, urlsplit
 
 from serving.errors import BadRequest, BodyTooLarge, NotAllowed
 from serving.protocols.tensors import shortened
@@ -21,58 +27,166 @@ from serving.settings import Settings
 log = logging.getLogger("stateserve")
 
 FETCH_S = 10.0
-"""How long a picture may take to arrive."""
+"""How long all pictures of one request may take to arrive."""
+_SOCKET_S = FETCH_S + 1
+"""How long one thing may take on a connection, should nobody stop it before."""
+THREADS = 8
+"""Pictures that are fetched at the same time."""
 _CHUNK_BYTES = 1 << 16
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def fetcher(settings: Settings) -> Callable[[str], Awaitable[bytes]]:
-    """Gives a function that gets the bytes of a URL, in a thread.
+def fetcher(settings: Settings) -> Callable[[Sequence[str]], Awaitable[Sequence[bytes]]]:
+    """Gives a function that gets the bytes of URLs, in their order, by threads that are started when they are first needed.
 
-    It raises NotAllowed where no pattern matches, BodyTooLarge beyond `max_body_bytes`, BadRequest where the URL gives nothing.
+    It raises NotAllowed where no pattern matches, or the address is private; BodyTooLarge where they have more than
+    `max_body_bytes` together; BadRequest where one gives nothing, or all have not arrived in `FETCH_S`.
     """
     patterns = [re.compile(pattern) for pattern in settings.input_urls]
+    pool = ThreadPoolExecutor(THREADS, "fetch")
 
-    async def fetch(url: str) -> bytes:
-        parts = urlsplit(url)
-        is_plain = parts.scheme in {"http", "https"} and "@" not in parts.netloc and "\\" not in url and url.isprintable()
-        if not is_plain or " " in url or not any(pattern.fullmatch(url) for pattern in patterns):
-            raise NotAllowed(f'the picture at "{shortened(url)}" is not fetched: no pattern of the setting input_urls matches it')
-        return await asyncio.to_thread(_fetched, url, settings.max_body_bytes)
+    async def fetch(urls: Sequence[str]) -> Sequence[bytes]:
+        places = [_allowed(url, patterns) for url in urls]
+        budget = _Budget(settings.max_body_bytes)
+        fetching = [_Fetching(place, budget, to_private=settings.input_urls_private) for place in places]
+        loop = asyncio.get_running_loop()
+        tasks = [loop.run_in_executor(pool, one.body) for one in fetching]
+        try:
+            async with asyncio.timeout(FETCH_S):
+                return await asyncio.gather(*tasks)
+        except TimeoutError as cause:
+            raise BadRequest(f"the pictures did not arrive within {FETCH_S:g} s") from cause
+        finally:  # also where one failed, or the client left
+            for one, task in zip(fetching, tasks, strict=True):
+                one.stop()
+                task.cancel()
 
     return fetch
 
 
-def _fetched(url: str, limit: int) -> bytes:
-    ends = time.monotonic() + FETCH_S
-    try:
-        with _opener().open(url, timeout=FETCH_S) as source:
-            return _whole(source, limit, ends)
-    except (OSError, HTTPException, ValueError) as cause:
-        log.warning("a picture cannot be fetched: %s: %s", shortened(url), cause)
-        raise BadRequest(f'the picture at "{shortened(url)}" cannot be fetched: {cause}') from cause
+def _allowed(url: str, patterns: Sequence[re.Pattern[str]]) -> SplitResult:
+    """The parts of a URL that a pattern matches. Raises NotAllowed."""
+    with contextlib.suppress(ValueError):  # no port, or no address
+        parts = urlsplit(url)
+        is_plain = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and "@" not in parts.netloc
+        is_plain = is_plain and url.isascii() and url.isprintable() and not {" ", "\\"} & set(url) and parts.port != 0
+        if is_plain and any(pattern.fullmatch(url) for pattern in patterns):
+            return parts
+    raise NotAllowed(f'the picture at "{shortened(url)}" is not fetched: no pattern of the setting input_urls matches it')
 
 
-def _whole(source: IO[bytes], limit: int, ends: float) -> bytes:
-    chunks, size = [], 0
-    while chunk := source.read1(_CHUNK_BYTES):  # type: ignore[attr-defined] # what has arrived: the deadline is looked at
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"the picture has more than {limit} bytes (setting max_body_bytes)")
-        if time.monotonic() > ends:
-            raise TimeoutError(f"it took more than {FETCH_S:g} s")
-        chunks.append(chunk)
-    return b"".join(chunks)
+class _Budget:
+    """The bytes that the pictures of one request may still have."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> None:
+        """Raises BodyTooLarge where they are used up."""
+        with self._lock:
+            self._left -= count
+            if self._left < 0:
+                raise BodyTooLarge(f"the pictures have more than {self._most} bytes together (setting max_body_bytes)")
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """One for http and https alone, without redirects and proxies; another status than 2xx is an error."""
-    opener = urllib.request.OpenerDirector()
-    handlers = (
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-    )
-    for handler in handlers:
-        opener.add_handler(handler)
-    return opener
+class _Fetching:
+    """One picture under way, in a thread; `stop` ends it from another."""
+
+    def __init__(self, place: SplitResult, budget: _Budget, *, to_private: bool) -> None:
+        self._place = place
+        self._budget = budget
+        self._to_private = to_private
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._stopped = False
+
+    def body(self) -> bytes:
+        """The bytes that the URL gives.
+
+        Raises:
+            BadRequest, BodyTooLarge, NotAllowed: it gives none, too many, or leads where it may not.
+        """
+        url, host = self._place.geturl(), str(self._place.hostname)
+        port = self._place.port or _DEFAULT_PORTS[self._place.scheme]
+        try:
+            with contextlib.closing(HTTPConnection(host, port)) as connection:
+                self._connect(connection)
+                return self._received(connection)
+        except (OSError, HTTPException, ValueError) as cause:  # ssl's errors are OSErrors
+            if not self._stopped:
+                log.warning("a picture cannot be fetched: %s: %s", shortened(url), cause)
+            raise BadRequest(f'the picture at "{shortened(url)}" cannot be fetched: {cause or type(cause).__name__}') from cause
+        finally:
+            with self._lock:
+                self._socket = None
+
+    def stop(self) -> None:
+        """Lets the thread go, wherever it waits for the other side."""
+        with self._lock:
+            self._stopped = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def _connect(self, connection: HTTPConnection) -> None:
+        """Connects to an address that is allowed: the very one that was looked at, whatever a name server says next time."""
+        connection.sock = connected = _connected(connection.host, connection.port, to_private=self._to_private)
+        self._watch(connected)
+        if self._place.scheme == "https":
+            connection.sock = _tls().wrap_socket(connected, server_hostname=connection.host)
+            self._watch(connection.sock)
+
+    def _watch(self, connected: socket.socket) -> None:
+        with self._lock:
+            self._socket = connected
+            if self._stopped:
+                raise OSError("it was given up")
+
+    def _received(self, connection: HTTPConnection) -> bytes:
+        path = (self._place.path or "/") + (f"?{self._place.query}" if self._place.query else "")
+        headers = {"Host": self._place.netloc, "User-Agent": "stateserve", "Accept": "image/*", "Connection": "close"}
+        connection.request("GET", path, headers=headers)
+        with connection.getresponse() as answer:
+            if answer.status != http.HTTPStatus.OK:
+                moved = ", and redirects are not followed" if 300 <= answer.status < 400 else ""
+                raise ValueError(f"status {answer.status}{moved}")
+            chunks: list[bytes] = []
+            while chunk := answer.read1(_CHUNK_BYTES):
+                self._budget.take(len(chunk))
+                chunks.append(chunk)
+            if answer.length:  # of a stated length: http.client's read1 says nothing of an early end
+                raise ValueError(f"{answer.length} of its bytes did not arrive")
+        return b"".join(chunks)
+
+
+def _connected(host: str, port: int, *, to_private: bool) -> socket.socket:
+    """A connection to the first address of a host that takes one. Raises NotAllowed where any is private, and may not be."""
+    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not to_private and any(map(is_private, found)):
+        raise NotAllowed(f'a picture at "{shortened(host)}" is not fetched: its address is private (setting input_urls_private)')
+    for address in found[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((address, port), timeout=_SOCKET_S)
+    return socket.create_connection((found[-1], port), timeout=_SOCKET_S)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Certificates are checked, by the machine's own authorities."""
+    return ssl.create_default_context()
+
+
+def is_private(text: str) -> bool:
+    """Whether an address is one that not everybody on the internet reaches: also within IPv6's ways to write an IPv4 address."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        teredo = address.teredo[1] if address.teredo else None
+        within = address.ipv4_mapped or address.sixtofour or teredo
+        within = within or (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None)
+        if within is not None:
+            return is_private(str(within))
+    return not address.is_global or address.is_multicast
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")

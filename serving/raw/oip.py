@@ -37,15 +37,12 @@ class RawOip:
         labels: Mapping[str, Sequence[str]],
     ) -> None:
         self._specs = specs
-        made = {name for spec in specs for name in spec.makes}
-        others = tuple(spec for spec in signature.inputs if spec.name not in made)
-        self._others = tuple(spec.name for spec in others)
         self._codecs = [
-            OipCodec(*place, _of_bytes(signature, specs, others, is_flat=is_flat), limits, labels) for is_flat in (False, True)
+            OipCodec(*place, _of_bytes(signature, specs, is_flat=is_flat), limits, labels) for is_flat in (False, True)
         ]
 
     def decode(self, request: Request) -> tuple[Asked, list[RawRow]] | None:
-        """What the request asks, and its raw rows; None where it holds tensors only. `inputs` are those that are not raw.
+        """What the request asks, its `inputs` as elements still, and its raw rows; None where it holds tensors.
 
         Raises:
             BadRequest, InvalidInput: as the codec does; or an element is none of its kind.
@@ -54,7 +51,6 @@ class RawOip:
             return None
         asked = self._asked(request)
         columns = [self._column(spec, asked.inputs[spec.name]) for spec in self._specs]
-        asked.inputs = {name: asked.inputs[name] for name in self._others}
         names = [spec.name for spec in self._specs]
         return asked, [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
@@ -94,13 +90,15 @@ class RawOip:
         return row
 
 
-def _of_bytes(signature: Signature, specs: Sequence[RawSpec], others: Sequence[TensorSpec], *, is_flat: bool) -> Signature:
+def _of_bytes(signature: Signature, specs: Sequence[RawSpec], *, is_flat: bool) -> Signature:
+    """The signature with a BYTES tensor for every raw input."""
+
     def shape(spec: RawSpec) -> tuple[Any, ...]:
         return (BATCH, 2) if spec.kind == "pair" else (BATCH,) if is_flat else (BATCH, 1)
 
     raw = tuple(TensorSpec(spec.name, "bytes", shape(spec)) for spec in specs)
     dims = {BATCH: Dim(1, 1), **signature.dims}
-    return replace(signature, inputs=(*raw, *others), dims=dims)
+    return replace(signature, inputs=raw, dims=dims)
 
 
 def _text(spec: RawSpec, element: bytes) -> str:

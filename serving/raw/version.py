@@ -5,32 +5,54 @@ threads run meanwhile.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 import orjson
 
 from artifact.operations import Operations, RawValue
 from artifact.operations.errors import BadRaw
 from artifact.signature import Signature
-from serving.errors import BadRequest
-from serving.messages import Answer, Request, parameter
+from serving.errors import BadRequest, ClientLeft, DeadlinePassed, NotAcceptable, QueueFull
+from serving.messages import Answer, Leaving, Request, parameter
 from serving.protocols.asked import Arrays, Asked, Codec, Limits
 from serving.protocols.predictions import JSON, PredictionsCodec
-from serving.protocols.tensors import Shapes, timeout_s
+from serving.protocols.tensors import Shapes, shortened, timeout_s
 from serving.raw.bodies import RawRow, Url, raw_rows
+from serving.raw.bounds import Bounds, of_row
 from serving.raw.oip import RawOip
+from serving.raw.rows import Rows
 
-Fetch = Callable[[str], Awaitable[bytes]]
-
+_Made = TypeVar("_Made")
 
 PREDICTIONS = "predictions"
 """In `Asked.reply`: the answer holds what operations on outputs make."""
+_SMALL_BYTES = 16 << 10
+"""Outputs up to here become an answer on the event loop: that takes about as long as handing them to a thread (50 µs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What works beside the event loop: a pool of so many threads; `fetch` gets the bytes of URLs that are allowed, in order."""
+
+    pool: Executor
+    threads: int
+    fetch: Callable[[Sequence[str]], Awaitable[Sequence[bytes]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A request as read: `rows` are still to be made tensors of; where there are none, `asked` has them."""
+
+    asked: Asked
+    rows: Sequence[RawRow]
 
 
 class RawVersion:
-    """What a version with operations does before and after its engine. `fetch` gets the bytes of a URL that is allowed."""
+    """What a version with operations does before and after its engine. Lives on the event loop."""
 
     def __init__(
         self,
@@ -43,81 +65,150 @@ class RawVersion:
         self.operations = operations
         self._specs = operations.raw_inputs
         self._limits = limits
+        self._bounds = Bounds.of(signature, self._specs, limits)
         self._shapes = Shapes(signature, limits.max_rows)
         self._oip = RawOip(place, signature, self._specs, limits, labels) if self._specs else None
         self._start = b'{"model_name":%s,"model_version":"%d","predictions":' % (orjson.dumps(place[0]), place[1])
+        self._rows = 0
 
     async def asked(
-        self, protocol: Literal["oip", "predictions"], codec: Codec, request: Request, pool: Executor, fetch: Fetch
+        self, protocol: Literal["oip", "predictions"], codec: Codec, request: Request, leaving: Leaving, beside: Beside
     ) -> Asked:
         """What a request asks, its raw rows as tensors.
 
         Raises:
             ServingError, InvalidInput: it is not one that the protocol, the operations or the model takes.
+            QueueFull: more rows are at work than may wait.
+            DeadlinePassed: the request's own deadline passed before all of its rows were begun.
+            ClientLeft: the client left; what had not begun is dropped.
         """
-        loop = asyncio.get_running_loop()
-        asked, rows = await loop.run_in_executor(pool, self._read, protocol, codec, request)
-        if rows is None:
-            return asked
-        if any(isinstance(value, Url) for row in rows for value in row.values()):
-            rows = [await self._fetched(row, fetch) for row in rows]
-        if len(rows) == 1:
-            made = [await loop.run_in_executor(pool, self._prepared, rows[0], None)]
-        else:
-            made = await asyncio.gather(
-                *(loop.run_in_executor(pool, self._prepared, row, index) for index, row in enumerate(rows))
-            )
-        if len(made) > 1:
-            inputs = await loop.run_in_executor(pool, self.operations.join, made)
-        else:
-            inputs = self.operations.join(made)
-        asked.inputs = {**asked.inputs, **inputs}
-        asked.rows, asked.group = self._shapes.check({name: array.shape for name, array in asked.inputs.items()})
+        arrived_s = time.perf_counter()
+        self._enter(1)
+        rows = 1
+        try:
+            read = await self._begun(protocol, codec, request, leaving, beside)
+            asked, count = read.asked, len(read.rows)
+            if not count:
+                return asked
+            self._enter(count - 1)
+            rows = count
+            inputs = await _unless_left(self._tensors(read, arrived_s, beside), leaving)
+        finally:
+            self._rows -= rows
+        return self._filled(asked, inputs)
+
+    def _enter(self, count: int) -> None:
+        """Counts rows that are to be worked on. Raises QueueFull; a request alone may have as many as one may have."""
+        most = self._limits.max_rows
+        if count and self._rows + count > most and self._rows > 1:
+            waiting = f"{self._rows} rows wait to be made tensors and {count} more would be over max_queue_rows ({most})"
+            raise QueueFull(f"{waiting}; ask again later", 1)
+        self._rows += count
+
+    async def _begun(self, protocol: str, codec: Codec, request: Request, leaving: Leaving, beside: Beside) -> _Read:
+        """The request, read in the pool; while no thread is free, it is dropped if its client leaves."""
+        reading = asyncio.get_running_loop().run_in_executor(beside.pool, self._read, protocol, codec, request)
+        return await (reading if self._rows <= beside.threads else _unless_left(reading, leaving))
+
+    def _read(self, protocol: str, codec: Codec, request: Request) -> _Read:
+        """The request and its rows; a row that is alone, and here, is made tensors of at once: no thread waits for another."""
+        read = self._read_oip(codec, request) if protocol == "oip" else self._read_predictions(codec, request)
+        if _has_urls(read.rows):
+            return read
+        self._bounds.require(read.rows)
+        if len(read.rows) != 1:
+            return read
+        self._filled(read.asked, self.operations.join([self._prepared(read.rows[0])]))
+        return _Read(read.asked, ())
+
+    def _filled(self, asked: Asked, inputs: Arrays) -> Asked:
+        """The request with its tensors. Raises InvalidInput where a shape is not as declared."""
+        asked.inputs = inputs
+        asked.rows, asked.group = self._shapes.check({name: array.shape for name, array in inputs.items()})
         return asked
 
-    def _read(self, protocol: str, codec: Codec, request: Request) -> tuple[Asked, list[RawRow] | None]:
-        """The request, and its rows; None where it holds tensors, which are in it then."""
-        if protocol == "oip":
-            found = None if self._oip is None else self._oip.decode(request)
-            return (codec.decode(request), None) if found is None else found
+    def _read_oip(self, codec: Codec, request: Request) -> _Read:
+        found = None if self._oip is None else self._oip.decode(request)
+        return _Read(codec.decode(request), ()) if found is None else _Read(*found)
+
+    def _read_predictions(self, codec: Codec, request: Request) -> _Read:
         reply = self._reply(codec, request)
         rows = raw_rows(request, self._specs, self._limits) if self._specs else None
         if rows is None:
             asked = codec.decode(request)
             asked.reply = PREDICTIONS if reply == PREDICTIONS else asked.reply
-            return asked, None
-        if len(rows) > self._limits.max_rows:
-            raise BadRequest(f"the request has {len(rows)} rows; for this model at most {self._limits.max_rows} are read")
+            return _Read(asked, ())
         timeout_ms = request.headers.get("x-timeout-ms")
         asked = Asked({}, len(rows), (), reply, timeout_s=None if timeout_ms is None else timeout_s(timeout_ms))
-        return asked, rows
+        return _Read(asked, rows)
 
     def _reply(self, codec: Codec, request: Request) -> Any:
         """What operations make of the outputs, unless there are none, or tensors are asked for: `?outputs=tensors`, not JSON."""
         wanted = parameter(request.query, "outputs")
         if wanted not in {None, "tensors", "predictions"}:
-            raise BadRequest(f'outputs is "{wanted}"; tensors or predictions are expected')
+            raise BadRequest(f'outputs is "{shortened(wanted or "")}"; tensors or predictions are expected')
         if wanted == "predictions" and not self.operations.predicts:
             raise BadRequest("the model declares no postprocess: its answer holds tensors")
         form = codec.reply_of(request) if isinstance(codec, PredictionsCodec) else JSON
+        if wanted == "predictions" and form != JSON:
+            raise NotAcceptable(f"the client accepts {form} alone, and predictions are {JSON}")
         return PREDICTIONS if self.operations.predicts and form == JSON and wanted != "tensors" else form
 
-    def _prepared(self, row: RawRow, index: int | None) -> Arrays:
-        try:
-            return self.operations.prepare(row, self._limits.raw)  # type: ignore[arg-type] # URLs are fetched by now
-        except BadRaw as cause:
-            if index is None:
-                raise
-            raise type(cause)(f"row {index}: {cause}") from cause
+    async def _tensors(self, read: _Read, arrived_s: float, beside: Beside) -> Arrays:
+        """The rows as one batch."""
+        loop, rows = asyncio.get_running_loop(), read.rows
+        if _has_urls(rows):
+            rows = await _with_pictures(rows, beside)
+            await loop.run_in_executor(beside.pool, self._bounds.require, rows)
+        count, ends_s = len(rows), None if read.asked.timeout_s is None else arrived_s + read.asked.timeout_s
 
-    async def _fetched(self, row: RawRow, fetch: Fetch) -> Mapping[str, RawValue]:
-        return {name: await fetch(value.url) if isinstance(value, Url) else value for name, value in row.items()}
+        def prepare(index: int, row: RawRow) -> Arrays:
+            if ends_s is not None and time.perf_counter() > ends_s:
+                raise DeadlinePassed(f"the request's time passed when {index} of its {count} rows were made tensors")
+            try:
+                made = self._prepared(row)
+            except BadRaw as cause:
+                raise (of_row(cause, index) if count > 1 else cause) from cause
+            self._bounds.require_small(count, sum(array.nbytes for array in made.values()))
+            return made
+
+        made = await Rows(rows, prepare, beside.threads).made(beside.pool)
+        return await loop.run_in_executor(beside.pool, self.operations.join, made)
+
+    def _prepared(self, row: RawRow) -> Arrays:
+        return self.operations.prepare(row, self._limits.raw)  # type: ignore[arg-type] # URLs are fetched by now
 
     async def answer(self, codec: Codec, asked: Asked, outputs: Arrays, pool: Executor) -> Answer:
-        """The answer, made in the pool: softmax over many classes is no work for the event loop."""
+        """The answer; made in the pool where it is large: softmax over many classes is no work for the event loop."""
         work = self._predictions if asked.reply == PREDICTIONS else codec.encode
+        if sum(array.nbytes for array in outputs.values()) <= _SMALL_BYTES:
+            return work(asked, outputs)
         return await asyncio.get_running_loop().run_in_executor(pool, work, asked, outputs)
 
     def _predictions(self, _asked: Asked, outputs: Arrays) -> Answer:
         body = orjson.dumps(self.operations.finish(outputs))
         return Answer(200, b"%s%s}" % (self._start, body), [("content-type", JSON)])
+
+
+def _has_urls(rows: Sequence[RawRow]) -> bool:
+    return any(isinstance(value, Url) for row in rows for value in row.values())
+
+
+async def _with_pictures(rows: Sequence[RawRow], beside: Beside) -> list[Mapping[str, RawValue]]:
+    """The rows with the pictures in the place of their URLs."""
+    urls = [value.url for row in rows for value in row.values() if isinstance(value, Url)]
+    pictures = iter(await beside.fetch(urls))
+    return [{name: next(pictures) if isinstance(value, Url) else value for name, value in row.items()} for row in rows]
+
+
+async def _unless_left(work: Awaitable[_Made], leaving: Leaving) -> _Made:
+    """What the work gives; it is cancelled when the client leaves, or this is cancelled. Raises ClientLeft."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(leaving())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientLeft("the client left before its rows were made tensors")
+        return working.result()
+    finally:
+        working.cancel()
+        watching.cancel()

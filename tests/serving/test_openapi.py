@@ -249,7 +249,7 @@ def test_placeholders(made):
 def test_errors(made):
     """Below /v2 an error is `{"error"}`, elsewhere TorchServe's three fields; FastAPI's 422, which is never answered, is gone."""
     infer, predictions = (made["paths"][path]["post"]["responses"] for path in paths_of("image"))
-    statuses = ["200", "400", "404", "406", "408", "413", "415", "500", "503", "504", "507"]
+    statuses = ["200", "400", "403", "404", "406", "408", "413", "415", "500", "503", "504", "507"]
     busy = made["components"]["responses"]["OipError503"]
 
     assert list(infer) == list(predictions) == statuses
@@ -283,8 +283,9 @@ def test_other_bodies(made):
     assert forms("/predictions/flags") == [one_tensor, one_tensor]
     assert forms("/predictions/tokens") == [json_only, json_only]
     assert forms("/predictions/image") == [["application/json", "application/x-npy"], one_tensor]
-    assert [each["name"] for each in infer["parameters"]] == ["x-request-id", "x-timeout-ms", "Inference-Header-Content-Length"]
-    assert [each["name"] for each in predictions["parameters"]] == ["x-request-id", "x-timeout-ms"]
+    headers = ["x-request-id", "x-timeout-ms"]
+    assert [each["name"] for each in infer["parameters"]] == [*headers, "Inference-Header-Content-Length", "timing"]
+    assert [each["name"] for each in predictions["parameters"]] == [*headers, "timing"]
 
 
 def test_an_only_input(made):
