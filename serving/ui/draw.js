@@ -9,15 +9,15 @@ export class Drawing {
     this.pen = pen;
     this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.at = { x: canvas.width / 2, y: canvas.height / 2 };
-    this.isDown = false;
-    this.isEmpty = true;
     this.darkInk = false;
     this.clear();
     canvas.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      this.put(false);
       canvas.setPointerCapture(event.pointerId);
       this.at = this.place(event);
       this.isDrawing = true;
-      this.line(this.at);
+      this.begin();
     });
     canvas.addEventListener("pointermove", (event) => this.isDrawing && this.line(this.place(event)));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { this.isDrawing = false; });
@@ -32,17 +32,32 @@ export class Drawing {
     this.paint();
   }
 
-  // Strokes are kept as lines, and painted anew: the mark of the pen is never part of the picture.
+  // Strokes are kept, each a list of points, and painted anew: the mark of the pen is never part of the picture.
   clear() {
-    this.lines = [];
-    this.isEmpty = true;
+    this.strokes = [];
+    this.put(false);
+    this.paint();
+  }
+
+  // Puts the keyboard's pen down, or takes it up, and tells.
+  put(isDown) {
+    this.isDown = isDown;
+    const text = isDown ? "Pen down" : "Pen up";
+    if (this.pen.textContent !== text) this.pen.textContent = text;
+  }
+
+  get isEmpty() {
+    return this.strokes.length === 0;
+  }
+
+  begin() {
+    this.strokes.push([this.at]);
     this.paint();
   }
 
   line(to) {
-    this.lines.push([{ ...this.at }, { ...to }]);
+    this.strokes.at(-1).push(to);
     this.at = to;
-    this.isEmpty = false;
     this.paint();
   }
 
@@ -51,17 +66,19 @@ export class Drawing {
     if (steps) {
       const to = { x: clamp(this.at.x + steps[0], this.canvas.width), y: clamp(this.at.y + steps[1], this.canvas.height) };
       if (this.isDown) this.line(to);
-      this.at = to;
+      else this.at = to;
     } else if (event.key === " ") {
-      this.isDown = !this.isDown;
-      if (this.isDown) this.line(this.at);
-    } else if (event.key === "Delete" || event.key === "Backspace") {
+      this.put(!this.isDown);
+      if (this.isDown) this.begin();
+    } else if (event.key === "Delete") {
       this.clear();
+    } else if (event.key === "Backspace") {
+      this.strokes.pop();
+      this.put(false);
     } else {
       return;
     }
     event.preventDefault();
-    this.pen.textContent = this.isDown ? "Pen down" : "Pen up";
     this.mark();
   }
 
@@ -76,10 +93,12 @@ export class Drawing {
     context.strokeStyle = this.darkInk ? "#000" : "#fff";
     context.lineWidth = WIDTH;
     context.lineCap = "round";
-    for (const [from, to] of this.lines) {
+    context.lineJoin = "round";
+    for (const [first, ...others] of this.strokes) {
       context.beginPath();
-      context.moveTo(from.x, from.y);
-      context.lineTo(to.x + 0.01, to.y);
+      context.moveTo(first.x, first.y);
+      context.lineTo(first.x + 0.01, first.y); // a stroke of one point is a dot
+      for (const point of others) context.lineTo(point.x, point.y);
       context.stroke();
     }
   }

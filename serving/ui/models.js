@@ -4,8 +4,12 @@ const HERE = new URL("..", document.baseURI);
 
 export const address = (path) => new URL(path, HERE);
 
+const LONGEST_MS = 30000;
+
+const asked = (path) => fetch(address(path), { signal: AbortSignal.timeout(LONGEST_MS) });
+
 async function json(path) {
-  const answer = await fetch(address(path));
+  const answer = await asked(path);
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error ?? body.message ?? `${answer.status} ${answer.statusText}`);
   return body;
@@ -16,32 +20,37 @@ export async function names() {
 }
 
 export async function readiness() {
-  const answer = await fetch(address("v2/health/ready"));
+  const answer = await asked("v2/health/ready");
   const body = await answer.json();
   return { ready: answer.ok, reason: body.error ?? "" };
 }
 
-// A model: its signature as the manifest has it, its raw inputs, and facts for people.
-export async function model(name) {
-  const path = `v2/models/${encodeURIComponent(name)}`;
-  const [metadata, config] = await Promise.all([json(path), json(`${path}/config`)]);
+// A model, or one version of it: its signature as the manifest has it, its raw inputs, and facts for people.
+export async function model(name, version) {
+  const [metadata, config, all] = await Promise.all([json(pathOf(name, version)), json(`${pathOf(name, version)}/config`), json(pathOf(name, ""))]);
+  const told = (key) => config.parameters[key].string_value;
   return {
     name,
-    versions: metadata.versions,
-    signature: JSON.parse(config.parameters.signature.string_value),
+    version,
+    versions: all.versions,
+    signature: JSON.parse(told("signature")),
     raw: metadata.raw_inputs ?? [],
     preprocess: metadata.preprocess ?? null,
     postprocess: metadata.postprocess ?? null,
     facts: {
-      versions: metadata.versions.join(", "),
-      engine: `${config.parameters.engine.string_value} on ${config.parameters.device.string_value}`,
-      execution: config.parameters.execution.string_value,
-      "rows joined": `at most ${config.parameters.max_rows.string_value}`,
-      "content id": config.parameters.content_id.string_value,
+      versions: all.versions.join(", "),
+      engine: `${told("engine")} on ${told("device")}`,
+      execution: told("execution"),
+      "content id": told("content_id"),
     },
-    predictionsPath: `predictions/${encodeURIComponent(name)}`,
+    predictionsPath: ["predictions", name, version].filter(Boolean).map(encodeURIComponent).join("/"),
   };
 }
+
+const pathOf = (name, version) => `v2/models/${encodeURIComponent(name)}${version ? `/versions/${encodeURIComponent(version)}` : ""}`;
+
+// The content id of what is served now under this name.
+export const contentId = async (name, version) => (await json(pathOf(name, version))).properties.content_id;
 
 // The tensor input that looks like a picture: where it is, its size, channels and range; null if there is none.
 export function pictureTensor({ signature }) {
@@ -70,8 +79,18 @@ export function exampleBody({ signature, raw }) {
 }
 
 function exampleRaw(spec) {
-  if (spec.kind === "image") return { b64: "…" };
+  if (spec.kind === "image") return { b64: greyPicture() };
   if (spec.kind === "text") return "A sentence.";
   if (spec.kind === "pair") return ["A sentence.", "Another one."];
-  return Object.fromEntries((spec.columns ?? []).map((column) => [column.name, column.values?.[0] ?? 0]));
+  return Object.fromEntries((spec.columns ?? []).map((column) => [column.name, column.values?.[0] ?? column.min ?? 0]));
+}
+
+// A small PNG, as base64.
+function greyPicture() {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [64, 64];
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#808080";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/png").split(",")[1];
 }
