@@ -140,7 +140,7 @@ def read_operations(stated: Manifest, files: Mapping[str, bytes], directory: Pat
     try:
         labels = read_labels(stated, files)
         return operations.load(stated.operations, stated.signature, files, labels)
-    except (BadOperations, TypeError, KeyError) as cause:
+    except (BadOperations, TypeError, KeyError, UnicodeDecodeError) as cause:
         raise DamagedArtifact(
             f"{directory / manifest.MANIFEST} declares operations that this version does not run: {cause}; "
             "serve it with the version that exported it, or export again"

@@ -191,8 +191,8 @@ def read_listed(directory: Path, name: str, entry: FileEntry) -> bytes:
     """
     try:
         data = (directory / name).read_bytes()
-    except OSError as cause:
-        raise DamagedArtifact(f"{directory / name} cannot be read: {cause.strerror}") from cause
+    except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
+        raise DamagedArtifact(f"{directory / name} cannot be read: {cause}") from cause
     actual = FileEntry.of(data)
     if actual != entry:
         raise DamagedArtifact(
@@ -209,6 +209,8 @@ def _require_whole(manifest: Manifest) -> None:
         raise ValueError("a file is listed twice")
     if not manifest.formats or not {GOLDEN, PARITY} <= manifest.evidence.keys():
         raise ValueError(f"it lists no model file, no {GOLDEN} or no {PARITY}")
+    if not isinstance(manifest.operations, dict):
+        raise ValueError("its operations are no mapping")  # noqa: TRY004 - as every other fault of a manifest
     if manifest.operations and RAW not in manifest.evidence:
         raise ValueError(f"it declares operations, but lists no {RAW}")
     if manifest.precision not in PRECISIONS:

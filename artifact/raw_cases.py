@@ -6,6 +6,7 @@ operations on outputs make of the outputs that the golden case records of the ar
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from artifact.errors import ArtifactError, DamagedArtifact
-from artifact.golden import GoldenCase, Replay, scaled_error
+from artifact.golden import Arrays, GoldenCase, Replay, scaled_error
 from artifact.operations import Operations, RawLimits, RawValue
 from artifact.recorded import read_arrays
 
@@ -69,12 +70,12 @@ def decode(data: bytes, operations: Operations) -> tuple[RawCase, ...]:
             case, role, *rest = key.split("/")
             raw = raws.setdefault(case, {})
             if role == "answer":
-                answers[case] = json.loads(array.tobytes())
+                answers[case] = _parsed(array.tobytes())
             else:
                 (name,) = rest
                 {"raw": raw}[role][name] = _value(kinds[name], array.tobytes())
         return tuple(RawCase(name, raw, answers[name]) for name, raw in raws.items())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as cause:
         raise DamagedArtifact(f"the raw golden cases cannot be read: {cause!r}") from cause
 
 
@@ -99,10 +100,26 @@ def replay(
         if case.raw or operations.raw_inputs:
             results += _compare_inputs(operations, case, expected)
         if operations.predicts:
-            answer = operations.finish(expected.outputs[recorded_engine])[0]
+            answer = operations.finish(_declared_outputs(operations, expected, recorded_engine))[0]
             error = answer_error(answer, case.answer)
             results.append(_result(case.name, "answer", error, FLOAT_TOLERANCE, equal=error == 0))
     return results
+
+
+def _declared_outputs(operations: Operations, case: GoldenCase, engine: str) -> Arrays:
+    """What the engine answered. Raises DamagedArtifact unless it is what the signature says: operations take nothing else."""
+    outputs = case.outputs[engine]
+    same_rows = len({array.shape[:1] for array in outputs.values()}) == 1
+    for spec in operations.signature.outputs:
+        array = outputs[spec.name]
+        fixed = [size == dim for size, dim in zip(array.shape, spec.shape, strict=False) if isinstance(dim, int)]
+        fits = array.ndim == len(spec.shape) and all(fixed) and 0 not in array.shape and same_rows
+        if str(array.dtype) != spec.dtype or not fits:
+            raise DamagedArtifact(
+                f"golden case {case.name} records {spec.name} as {array.dtype} {list(array.shape)}; "
+                f"the signature says {spec.dtype} {list(spec.shape)}"
+            )
+    return outputs
 
 
 def _compare_inputs(operations: Operations, case: RawCase, expected: GoldenCase) -> list[Replay]:
@@ -156,11 +173,22 @@ def _is_lossy(value: RawValue) -> bool:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def _parsed(data: bytes) -> Any:
+    """JSON without Python's NaN and infinities: nothing compares with them."""
+    return json.loads(data, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
 
 
 def _value(kind: str, data: bytes) -> RawValue:
     if kind == "image":
         return data
-    value = json.loads(data)
+    value = _parsed(data)
     return (str(value[0]), str(value[1])) if kind == "pair" else value

@@ -122,8 +122,8 @@ class Config(_Section):
     outputs: Annotated[dict[Identifier, OutputSection], Field(min_length=1)]
     formats: Annotated[tuple[Format, ...], Field(min_length=1)] = ("onnx", "torchscript")
     precision: Precision = Field("float32", description="What CUDA computes in; the CPU always computes in float32.")
-    preprocess: list[Any] | dict[Identifier, list[Any]] | None = None
-    postprocess: list[Any] | dict[Identifier, list[Any]] | None = None
+    preprocess: Any = None
+    postprocess: Any = None
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -290,6 +290,8 @@ def read_labels(config: Config, directory: Path) -> bytes | None:
         raise ConfigError(f"outputs.{name}.labels: {path} cannot be read: {cause.strerror}") from cause
     except UnicodeDecodeError as cause:
         raise ConfigError(f"outputs.{name}.labels: {path} is not UTF-8 text") from cause
+    except ValueError as cause:  # a name that no file can have
+        raise ConfigError(f"outputs.{name}.labels: {path} cannot be read: {cause}") from cause
     size = output.shape[-1] if output.shape else None
     if len(labels) != size:
         raise ConfigError(f"outputs.{name}.labels: {path} has {len(labels)} lines; the output's last dimension is {size}")

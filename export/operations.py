@@ -66,8 +66,9 @@ def _with_files(chains: Chains, found: FoundConfig) -> tuple[Chains, dict[str, b
         place = found.directory / named
         try:
             data = place.read_bytes()
-        except OSError as cause:
-            raise ConfigError(found.document.wrong(path, f"{place} cannot be read: {cause.strerror}")) from cause
+        except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
+            reason = cause.strerror if isinstance(cause, OSError) else cause
+            raise ConfigError(found.document.wrong(path, f"{place} cannot be read: {reason}")) from cause
         names[named] = "tokenizer.json" if number == 1 else f"tokenizer-{number}.json"
         files[names[named]] = data
     return chains.renamed(names), files
@@ -84,20 +85,30 @@ def raw_inputs(declared: DeclaredOperations | None, signature: Signature, sample
     """What the model is given for every sample; without samples, for some that are made. Empty where nothing is raw.
 
     Raises:
-        ConfigError: a sample cannot be prepared, or no sample can be made that the operations take.
+        ConfigError: a sample cannot be prepared, none is small enough for the artifact, or none can be made that the operations
+            take.
     """
     if declared is None or not declared.operations.raw_inputs:
         return []
     if samples:
-        return [_prepared(declared.operations, signature, sample, number) for number, sample in enumerate(samples)]
+        given = [_prepared(declared.operations, signature, sample, number) for number, sample in enumerate(samples)]
+        if not pick_golden(given):
+            raise ConfigError(
+                f"every sample has more than {MAX_RAW_BYTES} bytes, and at least one must travel in the artifact; "
+                "add a smaller one"
+            )
+        return given
     made: list[RawInputs] = []
+    refused: list[ConfigError] = []
     for sample in made_samples(declared.operations.raw_inputs, signature):
         try:
             made.append(_prepared(declared.operations, signature, sample, len(made)))
-        except ConfigError:  # a picture too small for a crop, say: the next one may do
-            continue
+        except ConfigError as cause:  # a picture too small for a crop, say: the next one may do
+            refused.append(cause)
     if not made:
-        raise ConfigError("no made-up picture, text or row passes the declared operations; give real ones with --samples DIR")
+        raise ConfigError(
+            f"no made-up picture, text or row passes the declared operations ({refused[0]}); give real ones with --samples DIR"
+        ) from refused[0]
     return made
 
 

@@ -49,7 +49,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What the command line says; None leaves a choice to the config."""
+    """What the command line says; None leaves a choice to the config. `samples` are a folder of them, or samples themselves."""
 
     checkpoint: Path
     config: Path | None = None
@@ -61,7 +61,7 @@ class ExportRequest:
     ignore: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     limits: ParityLimits = field(default_factory=ParityLimits)
-    samples: Path | None = None
+    samples: Path | Sequence[Sample] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +239,12 @@ def export(request: ExportRequest, progress: Progress) -> Exported:
     )
 
 
-def _samples(directory: Path | None, declared: DeclaredOperations | None) -> list[Sample]:
-    if directory is None:
-        return []
+def _samples(given: Path | Sequence[Sample] | None, declared: DeclaredOperations | None) -> Sequence[Sample]:
+    if not isinstance(given, Path):
+        return given or ()
     if declared is None or not declared.operations.raw_inputs:
         raise ConfigError("--samples is for models whose YAML declares preprocess: this one takes tensors")
-    return read_samples(directory, declared.operations.raw_inputs)
+    return read_samples(given, declared.operations.raw_inputs)
 
 
 def _formats(wanted: tuple[str, ...]) -> tuple[str, ...]:

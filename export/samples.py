@@ -2,11 +2,13 @@
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -46,53 +48,109 @@ def read_samples(directory: Path, specs: Sequence[RawSpec]) -> list[Sample]:
     """
     try:
         files = sorted(path for path in directory.iterdir() if path.is_file())
-        samples = [sample for path in files for sample in _read(path, specs)]
-    except OSError as cause:
-        raise ConfigError(f"samples {directory} cannot be read: {cause.strerror or cause}") from cause
-    except (ValueError, csv.Error) as cause:
+    except (OSError, ValueError) as cause:
         raise ConfigError(f"samples {directory} cannot be read: {cause}") from cause
+    samples = list(itertools.islice((sample for path in files for sample in _read_file(path, specs)), MAX_SAMPLES))
     if not samples:
         wanted = {"image": "*.jpg, *.png, *.webp", "text": "*.txt", "pair": "*.jsonl", "row": "*.csv"}
         shown = "*.jsonl" if len(specs) > 1 else wanted[specs[0].kind]
-        raise ConfigError(f"samples {directory} holds nothing for the raw inputs; put {shown} there")
-    return samples[:MAX_SAMPLES]
+        raise ConfigError(f"samples {directory} holds nothing for the raw inputs; put {shown} there (not in a folder below)")
+    return samples
 
 
-def _read(path: Path, specs: Sequence[RawSpec]) -> Iterator[Sample]:
+def _read_file(path: Path, specs: Sequence[RawSpec]) -> Iterator[Sample]:
+    """The samples of one file, read as far as they are asked for; none where it is of another kind.
+
+    Raises:
+        ConfigError: it cannot be read; with its name.
+    """
     suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-            if line.strip():
-                row = json.loads(line)
-                yield Sample(f"{path}:{number}", {spec.name: _raw(spec, row[spec.name], path.parent) for spec in specs})
-    elif len(specs) == 1:
-        (spec,) = specs
-        if spec.kind == "image" and suffix in IMAGES:
-            yield Sample(str(path), {spec.name: path.read_bytes()})
-        elif spec.kind == "text" and suffix == ".txt":
-            for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-                yield Sample(f"{path}:{number}", {spec.name: line})
-        elif spec.kind == "row" and suffix == ".csv":
-            for number, row in enumerate(csv.DictReader(io.StringIO(path.read_text("utf-8"))), 2):
-                yield Sample(f"{path}:{number}", {spec.name: _typed(row, spec)})
+    kind = specs[0].kind if len(specs) == 1 else None
+    try:
+        if kind == "image" and suffix in IMAGES:
+            yield Sample(str(path), {specs[0].name: path.read_bytes()})
+        elif suffix == ".jsonl" or (kind, suffix) in {("text", ".txt"), ("row", ".csv")}:
+            with path.open(encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as file:
+                yield from _LINES[suffix](file, path, specs)
+    except (OSError, ValueError, csv.Error) as cause:
+        raise ConfigError(f"samples {path} cannot be read: {cause}") from cause
+
+
+def _json_lines(file: TextIO, path: Path, specs: Sequence[RawSpec]) -> Iterator[Sample]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_constant=_no_constant)
+            raw = _raws(specs, row, path.parent)
+        except (OSError, ValueError, RecursionError) as cause:
+            raise ConfigError(f"sample {path}:{number} cannot be read: {cause}") from cause
+        yield Sample(f"{path}:{number}", raw)
+
+
+def _text_lines(file: TextIO, path: Path, specs: Sequence[RawSpec]) -> Iterator[Sample]:
+    for number, line in enumerate(file, 1):
+        yield Sample(f"{path}:{number}", {specs[0].name: line.removesuffix("\n")})
+
+
+def _csv_lines(file: TextIO, path: Path, specs: Sequence[RawSpec]) -> Iterator[Sample]:
+    lines = csv.DictReader(file)
+    for row in lines:
+        yield Sample(f"{path}:{lines.line_num}", {specs[0].name: _typed(row, specs[0])})
+
+
+_LINES: Mapping[str, Callable[[TextIO, Path, Sequence[RawSpec]], Iterator[Sample]]] = {
+    ".jsonl": _json_lines,
+    ".txt": _text_lines,
+    ".csv": _csv_lines,
+}
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _raws(specs: Sequence[RawSpec], row: Any, directory: Path) -> dict[str, RawValue]:
+    """A row of all raw inputs as JSON states it. Raises OSError or ValueError where it is none."""
+    names = [spec.name for spec in specs]
+    if not isinstance(row, dict) or sorted(row) != sorted(names):
+        raise ValueError(f"it is {json.dumps(row):.80}; an object of {', '.join(names)} is expected")
+    return {spec.name: _raw(spec, row[spec.name], directory) for spec in specs}
 
 
 def _raw(spec: RawSpec, value: Any, directory: Path) -> RawValue:
+    """A raw value as JSON states it. Raises OSError or ValueError where it is none."""
     if spec.kind == "image":
-        return (directory / str(value)).read_bytes()
-    return (str(value[0]), str(value[1])) if spec.kind == "pair" else value
+        if not isinstance(value, str):
+            raise ValueError(f"{spec.name} is {json.dumps(value):.80}; the name of a picture's file is expected")
+        return (directory / value).read_bytes()
+    if spec.kind != "pair":
+        return value
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{spec.name} is {json.dumps(value):.80}; a list of two texts is expected")
+    return value[0], value[1]
 
 
 def _typed(row: Mapping[str, Any], spec: RawSpec) -> dict[str, Any]:
-    """A line of CSV as a row: numbers for columns of numbers, null for what is empty."""
-    kinds = {column["name"]: column["kind"] for column in spec.details.get("columns", ())}
+    """A line of CSV as a row: numbers and values as the columns declare them, null for what is empty.
 
-    def value(name: str, text: Any) -> Any:
-        if text in {"", None}:
-            return None
-        return float(text) if kinds.get(name) == "number" else text
+    A text that is none of them stays, for the operations to judge. Columns that the model does not take are left out.
+    """
+    columns = {column["name"]: column for column in spec.details["columns"]}
+    return {name: _cell_value(columns[name], text) for name, text in row.items() if name in columns}
 
-    return {name: value(name, text) for name, text in row.items() if name in kinds}
+
+def _cell_value(column: Mapping[str, Any], text: str | None) -> Any:
+    if not text:
+        return None
+    if column["kind"] == "category":
+        return next(
+            (value for value in column["values"] if text == (value if isinstance(value, str) else json.dumps(value))), text
+        )
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def made_samples(specs: Sequence[RawSpec], signature: Signature) -> Iterator[Sample]:
@@ -107,14 +165,15 @@ def _made(spec: RawSpec, number: int, size: Any) -> RawValue:
     if spec.kind == "image":
         return _picture(number, size)
     if spec.kind == "row":
-        return {column["name"]: _cell(column, number) for column in spec.details.get("columns", ())}
+        return {column["name"]: _made_cell(column, number) for column in spec.details["columns"]}
     first, second = (_SENTENCES[(number + step) % len(_SENTENCES)] for step in (0, 1))
     return (first, second) if spec.kind == "pair" else first
 
 
-def _cell(column: Mapping[str, Any], number: int) -> Any:
+def _made_cell(column: Mapping[str, Any], number: int) -> Any:
     if column["kind"] == "number":
-        return [1.5, 0.0, -2.25, 40.0][number % 4]
+        value = [1.5, 0.0, -2.25, 40.0][number % 4]
+        return min(max(value, column.get("min", value)), column.get("max", math.inf))
     values = column["values"]
     return values[number % len(values)]
 

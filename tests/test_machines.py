@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def start_on_machine(variables, *arguments):
-    env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+    alone = {"OMP_NUM_THREADS": "1"}  # side by side, threads that wait for each other would take all of the time
+    env = {**os.environ, **alone, **variables, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "machines.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -6,6 +6,7 @@ key, its name, to its parameters: `{resize: {short: 256}}`.
 
 import difflib
 import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ OUTPUT_OPERATIONS: Mapping[str, type[OutputOperation]] = outputs.OPERATIONS
 
 ONLY = ""
 """The name of a chain that was declared as a list."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Path = tuple[str | int, ...]
 Kept = TypeVar("Kept", bound=Operation)
@@ -90,8 +93,12 @@ def _chains(data: Any, side: str, known: Mapping[str, type[Kept]]) -> dict[str, 
         return {}
     if isinstance(data, list):
         return {ONLY: _chain(data, (side,), known)}
-    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
-        raise BadOperations(f"{side} is a list of operations, or a mapping of names to such lists", (side,))
+    if not isinstance(data, dict):
+        shown = json.dumps(data, default=str)
+        raise BadOperations(f"{side} is a list of operations, or a mapping of names to such lists, not {shown:.80}", (side,))
+    for name in data:
+        if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+            raise BadOperations(f"{name!r} is no name of an input or output: it has letters, digits and _", (side, name))
     return {name: _chain(chain, (side, name), known) for name, chain in data.items()}
 
 
@@ -134,17 +141,23 @@ def _inside(data: Any, location: Path) -> Path:
 
 def _names(model: type[BaseModel], location: Path) -> Sequence[str]:
     """The parameters that there are at a place."""
+    models = [model]
     for part in location:
-        inner = _model(model.model_fields[part].annotation) if part in model.model_fields else None
-        model = inner or model
-    return [field.alias or name for name, field in model.model_fields.items()]
+        inner = [found for one in models if part in one.model_fields for found in _models(one.model_fields[part].annotation)]
+        models = inner or [one for one in models if _is_tagged(one, part)] or models
+    return [field.alias or name for name, field in models[0].model_fields.items()]
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """The first model within a type: that of the list's items, or of one that may be None."""
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models within a type: that of the list's items, of one that may be None, all of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model, typing.get_args(annotation))), None)
+        return [annotation]
+    return [found for inner in typing.get_args(annotation) for found in _models(inner)]
+
+
+def _is_tagged(model: type[BaseModel], tag: str | int) -> bool:
+    """Whether the tag is the one value of a field, by which pydantic tells the models of a union apart."""
+    return any(typing.get_args(field.annotation) == (tag,) for field in model.model_fields.values())
 
 
 def _nearest(name: object, known: Sequence[str]) -> str:

@@ -123,9 +123,9 @@ def _require_fits(name: str, tensor: Tensor, signature: Signature, path: Path) -
         not _size_fits(size, dim, signature, (tensor.most or {}).get(axis))
         for axis, (size, dim) in enumerate(zip(tensor.shape, declared_shape, strict=False))
     ):
-        shown = ", ".join("any" if size is None else str(size) for size in tensor.shape)
         raise BadOperations(
-            f"the chain makes [{shown}] for a row, but input {name} is [{', '.join(map(str, declared_shape))}]", path
+            f"the chain makes [{_sizes_text(tensor)}] for a row, but input {name} is [{_dims_text(declared_shape, signature)}]",
+            path,
         )
     if spec.bounds is not None and not spec.bounds[0] <= tensor.low <= tensor.high <= spec.bounds[1]:
         low, high = spec.range or spec.bounds
@@ -134,6 +134,16 @@ def _require_fits(name: str, tensor: Tensor, signature: Signature, path: Path) -
             f"[{low:g}, {high:g}]; declare what it makes",
             path,
         )
+
+
+def _sizes_text(tensor: Tensor) -> str:
+    most = tensor.most or {}
+    unknown = [f"up to {most[axis]}" if axis in most else "any" for axis in range(len(tensor.shape))]
+    return ", ".join(unknown[axis] if size is None else str(size) for axis, size in enumerate(tensor.shape))
+
+
+def _dims_text(shape: Sequence[int | str], signature: Signature) -> str:
+    return ", ".join(f"{dim}: {signature.dims[dim]}" if isinstance(dim, str) else str(dim) for dim in shape)
 
 
 def _size_fits(size: int | None, dim: int | str, signature: Signature, most: int | None) -> bool:

@@ -28,7 +28,7 @@ class Operations:
 
     chains: Chains
     raw_inputs: tuple[RawSpec, ...]
-    _signature: Signature
+    signature: Signature
     _inputs: Mapping[str, Callable[[Any, RawLimits], Row]]
     _fills: Mapping[str, Tensor]
     _outputs: Mapping[str, Callable[[Row], Any]]
@@ -59,14 +59,14 @@ class Operations:
         """
         return {
             spec.name: self._joined(spec, [row[spec.name] for row in rows])
-            for spec in self._signature.inputs
+            for spec in self.signature.inputs
             if spec.name in rows[0]
         }
 
     def _joined(self, spec: TensorSpec, arrays: list[np.ndarray]) -> np.ndarray:
         fill = self._fills.get(spec.name)
         if fill is not None:
-            return _filled(spec, self._signature, arrays, fill)
+            return _filled(spec, self.signature, arrays, fill)
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
             shown = ", ".join(str(list(shape[1:])) for shape in sorted(shapes))
@@ -104,6 +104,13 @@ def make(chains: Chains, signature: Signature, files: Files, labels: Labels) -> 
         raise BadOperations(f"no chain makes the input {', '.join(lacking)}; declare one for each", ("preprocess",))
     if chains.postprocess:
         _require_rows(signature)
+    for spec in signature.outputs:
+        if spec.name in labels and spec.shape[-1:] != (len(labels[spec.name]),):
+            raise BadOperations(
+                f"output {spec.name} has {len(labels[spec.name])} labels; its shape is [{', '.join(map(str, spec.shape))}], "
+                "and the last dimension needs one for each place",
+                ("postprocess",),
+            )
     outputs = {
         spec.name: Output(spec.dtype, spec.shape[1:], tuple(labels[spec.name]) if spec.name in labels else None)
         for spec in signature.outputs
@@ -111,7 +118,7 @@ def make(chains: Chains, signature: Signature, files: Files, labels: Labels) -> 
     return Operations(
         chains=chains,
         raw_inputs=tuple(one.spec for one in inputs),
-        _signature=signature,
+        signature=signature,
         _inputs={one.spec.name: one.prepare for one in inputs},
         _fills={name: tensor for one in inputs for name, tensor in one.tensors.items() if tensor.fill is not None},
         _outputs=dict(output_chain(name, chain, outputs) for name, chain in chains.postprocess.items()),

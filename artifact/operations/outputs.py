@@ -91,7 +91,7 @@ class Threshold(OutputOperation):
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
         """The function."""
-        return lambda value, _row: [_class(given, value, index) for index in descending(value) if value[index] >= self.at]
+        return lambda value, _row: [_class(given, value, index) for index in descending(value) if value[index].item() >= self.at]
 
 
 class NormalizeLength(OutputOperation):
@@ -101,7 +101,7 @@ class NormalizeLength(OutputOperation):
         """Numbers -> numbers of the same shape."""
         if not _floats("normalize_length", given):
             raise ValueError("normalize_length takes vectors; a row of this output is one number")
-        return replace(given, dtype="float64")
+        return replace(given, dtype="float64", score="score")
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
         """The function."""
@@ -137,7 +137,7 @@ class Boxes(OutputOperation):
     def _best(self, declared: Output, boxes: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
         classes = None if scores.ndim == 1 else np.array([descending(row)[0] for row in scores], np.int64)
         best = scores if classes is None else np.take_along_axis(scores, classes[:, np.newaxis], 1)[:, 0]
-        chosen = [place for place in descending(best) if best[place] >= self.min_score][: self.most]
+        chosen = [place for place in descending(best) if best[place].item() >= self.min_score][: self.most]
         found = []
         for place in chosen:
             box = [plain(side) for side in boxes[place].tolist()]
@@ -183,7 +183,7 @@ def normalized_length(value: np.ndarray) -> np.ndarray:
 def descending(value: np.ndarray) -> list[int]:
     """The places of a vector's values, the largest value first, the first of equal ones first, NaN last."""
     if value.dtype.kind != "f":
-        return np.argsort(-value.astype(np.int64), kind="stable").tolist()
+        return np.argsort(~value.astype(np.int64), kind="stable").tolist()  # -value - 1, which int64 holds for every value
     missing = np.isnan(value)
     return np.lexsort((-value.astype(np.float64), missing)).tolist()
 

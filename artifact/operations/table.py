@@ -32,9 +32,9 @@ class NumberColumn(Operation):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest number that it makes, as far as min and max say it."""
-        low, high = (0.0 if bound is None else (bound - self.mean) / self.std for bound in (self.min, self.max))
-        return low, high
+        """The least and the largest number that it makes, as far as min and max say it: one bound alone is both."""
+        known = [(bound - self.mean) / self.std for bound in (self.min, self.max) if bound is not None] or [0.0]
+        return known[0], known[-1]
 
     @model_validator(mode="after")
     def _missing_fits(self) -> "NumberColumn":
@@ -169,7 +169,7 @@ class Table(InputOperation):
 
 _ROUNDED = 1e-3
 """Casts to float32 and back differ by less, unless the number is too large for it, or nearly too small."""
-_TOLD = {"name", "kind", "values", "missing", "min", "max"}
+_TOLD = {"name", "kind", "values", "missing", "unknown", "min", "max"}
 
 OPERATIONS: Mapping[str, type[InputOperation]] = {"table": Table}
 """Every operation on rows of tables, by the name that the YAML gives it."""

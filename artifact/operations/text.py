@@ -9,7 +9,7 @@ from pydantic import Field
 from artifact.operations.errors import BadText, OperationsUnavailable, TooLarge
 from artifact.operations.kinds import Files, InputOperation, Kind, Raw, Step, Tensor, Tensors
 from artifact.operations.raw import RawKind
-from artifact.operations.tokens import Layout, cut
+from artifact.operations.tokens import Layout, cut, is_failure
 from artifact.raw_limits import RawLimits
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Tokenize(InputOperation):
         pad_id = self._pad_id(tokenizer)
         largest = {IDS: max([*tokenizer.get_vocab(with_added_tokens=True).values(), pad_id]), MASK: 1, TYPES: 1}
         fills = {IDS: pad_id, MASK: 0, TYPES: 0}
+        if largest[IDS] > np.iinfo(self.dtype).max:
+            raise ValueError(f"token ids reach {largest[IDS]}, which {self.dtype} cannot hold")
         return Tensors(
             {
                 self._name(what): Tensor(
@@ -105,7 +107,9 @@ class Tokenize(InputOperation):
             raise OperationsUnavailable(f"texts need the tokenizers package: pip install 'stateserve[text]' ({cause})") from cause
         try:
             tokenizer = Tokenizer.from_str(files[self.file].decode("utf-8"))
-        except Exception as cause:  # tokenizers raises Exception itself
+        except BaseException as cause:
+            if not is_failure(cause):
+                raise
             raise ValueError(f"{self.file} is no tokenizer.json that the tokenizers package reads: {cause}") from cause
         tokenizer.no_padding()
         tokenizer.no_truncation()  # `cut` does that
@@ -139,7 +143,9 @@ def token_ids(tokenizer: "Tokenizer", texts: Sequence[str], limits: RawLimits) -
         found = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     except TooLarge:
         raise
-    except Exception as cause:  # tokenizers raises Exception itself
+    except BaseException as cause:
+        if not is_failure(cause):
+            raise
         raise BadText(f"the text cannot be tokenised: {cause}") from cause
     tokens = sum(map(len, found))
     if tokens > limits.tokens:

@@ -28,7 +28,7 @@ class Layout:
         """The layout of a tokenizer that neither cuts nor fills.
 
         Raises:
-            ValueError: it has no place for so many texts, or has one of them twice.
+            ValueError: it has no place for so many texts, or has one of them twice, or fails.
         """
         for word in _WORDS:
             layout = cls(_parts(tokenizer, word, word if pair else None))
@@ -52,6 +52,11 @@ class Layout:
         return ids, types
 
 
+def is_failure(cause: BaseException) -> bool:
+    """Whether the tokenizers package failed: it raises Exception itself, and a panic of its Rust code is not even that."""
+    return isinstance(cause, Exception) or type(cause).__name__ == "PanicException"
+
+
 def cut(texts: Sequence[Sequence[int]], room: int, side: Literal["right", "left"]) -> list[Sequence[int]]:
     """As many tokens of all as have room; of two texts the longer one is cut first, and then both to one half.
 
@@ -71,7 +76,12 @@ def cut(texts: Sequence[Sequence[int]], room: int, side: Literal["right", "left"
 
 
 def _parts(tokenizer: "Tokenizer", first: str, second: str | None) -> tuple[Part, ...]:
-    found = tokenizer.encode(first, second)
+    try:
+        found = tokenizer.encode(first, second)
+    except BaseException as cause:
+        if not is_failure(cause):
+            raise
+        raise ValueError(f"the tokenizer fails on the text {first!r}: {cause}") from cause
     parts: list[Part] = []
     last = None
     for token, text, type_id, special in zip(

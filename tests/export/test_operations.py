@@ -16,10 +16,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import artifact
 import model_defs
 from artifact import golden, manifest, raw_cases
-from artifact.errors import DamagedArtifact, GoldenMismatch
+from artifact.artifact import served_operations
+from artifact.errors import DamagedArtifact, GoldenMismatch, NotAnArtifact
 from artifact.operations import RawLimits
 from artifact.recorded import read_arrays
 from export.config import json_schema
+from export.rebuild import rebuild
+from export.report import Silent
+from foundation.storage import canonical_json, sha256_bytes
 
 PICTURE = [{"decode": {"mode": "L"}}, {"resize": {"size": [8, 8]}}, {"to_float": {"scale": 1 / 255}}]
 ANSWER = [{"softmax": {"axis": -1}}, {"topk": {"k": 3}}]
@@ -110,6 +114,7 @@ def test_what_training_code_computes_is_what_the_artifact_computes(digits):
     data = picture()
     by_hand = np.asarray(Image.open(io.BytesIO(data)).convert("L").resize((8, 8), Image.Resampling.BILINEAR), np.float32)
 
+    assert loaded.operations is not None
     prepared = loaded.operations.prepare({"image": data}, RawLimits())
     answer = loaded.operations.finish(loaded.run(prepared))[0]
 
@@ -138,7 +143,9 @@ def test_a_tokenizer_travels_in_the_artifact(work):
     save(work, SENTENCES)
     exported = work.export()
     stated = manifest.read_manifest(exported.path)
-    text = artifact.load(exported.path).operations.prepare({"text": "the quick cat"}, RawLimits())
+    operations = artifact.load(exported.path).operations
+    assert operations is not None
+    text = operations.prepare({"text": "the quick cat"}, RawLimits())
 
     assert "tokenizer.json" in stated.files
     assert stated.operations["preprocess"][0]["tokenize"]["file"] == "tokenizer.json"
@@ -290,3 +297,96 @@ def test_the_schema_knows_the_operations():
     for wrong in ([{"decod": {}}], [{"resize": {"shorter": 3}}], [], [{"decode": {"mode": "L"}, "resize": {"short": 3}}]):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(json.loads(json.dumps({**DIGITS, "preprocess": wrong})), schema)
+
+
+def test_a_rebuild_takes_the_raw_cases_of_the_artifact(digits, monkeypatch):
+    """Made-up samples may not pass the operations of an artifact that was exported with real ones: none are made."""
+    work, exported = digits
+    monkeypatch.setattr("export.operations.made_samples", lambda *_: iter(()))
+    assert rebuild(exported.path, work.checkpoint, (), Silent()) == exported.content_id
+
+
+def test_a_rebuild_of_other_operations(digits, rehash, tmp_path):
+    """The message says that it is the operations that differ."""
+    work, exported = digits
+    shutil.copytree(exported.path, tmp_path / "1")
+    config = tmp_path / "1" / manifest.CONFIG
+    config.write_text(config.read_text().replace("k: 3", "k: 2"))
+    rehash(tmp_path / "1")
+    with pytest.raises(DamagedArtifact, match=r"best\.pth does not rebuild .*/1: operations differ; content id "):
+        rebuild(tmp_path / "1", work.checkpoint, (), Silent())
+
+
+def test_samples_that_are_too_large(work):
+    """Refused before anything is proven: one at least must travel in the artifact."""
+    save(work, DIGITS)
+    samples = work.folder / "samples"
+    samples.mkdir()
+    (samples / "large.png").write_bytes(picture((1500, 1500)))
+    assert work.refuse(2, samples=samples) == (
+        "every sample has more than 2097152 bytes, and at least one must travel in the artifact; add a smaller one"
+    )
+
+
+def test_no_made_up_sample_passes(work):
+    """The message says what is wrong with the first of them, and what to do."""
+    save(work, DIGITS)
+    work.write(changed(DIGITS, preprocess=[PICTURE[0], {"crop": {"top": 2000, "left": 0, "height": 8, "width": 8}}, PICTURE[2]]))
+    message = work.refuse(2)
+    assert message.startswith("no made-up picture, text or row passes the declared operations (sample made-0 does not pass")
+    assert "the picture has 320 x 240 pixels where 8 x 8 are cut out; send a larger one" in message
+    assert message.endswith("); give real ones with --samples DIR")
+
+
+def test_names_that_no_file_can_have(work):
+    """A tokenizer's and labels': refused like every file that is not there."""
+    save(work, SENTENCES)
+    work.write(changed(SENTENCES, preprocess=[{"tokenize": {"file": "a\0b", "max_tokens": 16}}]))
+    assert "preprocess.0.tokenize.file: " in (message := work.refuse(2))
+    assert message.endswith("cannot be read: embedded null byte")
+    work.write(changed(DIGITS, outputs={"logits": {**DIGITS["outputs"]["logits"], "labels": "a\0b"}}))
+    assert work.refuse(2).endswith("cannot be read: embedded null byte")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"operations": 5},
+        {"operations": ["ab"]},
+        {"operations": []},
+        {"operations": {"midprocess": []}},
+        {"operations": {"preprocess": 5}},
+        {"operations": {"preprocess": {"": PICTURE}}},
+        {"operations": {"preprocess": [{"tokenize": {"file": "../../secret", "max_tokens": 5}}]}},
+        {"operations": {"postprocess": [{"softmax": {"axis": 10**30}}]}},
+        {"files": {"a\0b": {"sha256": "", "size": 1}}},
+        {"files": {"../labels.txt": {"sha256": "", "size": 1}}},
+    ],
+)
+def test_hostile_manifests(digits, tmp_path, content):
+    """Operations of another kind, and files of strange names: no artifact, or a damaged one, for every reader."""
+    _, exported = digits
+    path = tmp_path / "1"
+    shutil.copytree(exported.path, path)
+    stated = json.loads((path / manifest.MANIFEST).read_bytes())
+    for key, value in content.items():
+        stated["content"][key] = {**stated["content"]["files"], **value} if key == "files" else value
+    stated["content_id"] = sha256_bytes(canonical_json(stated["content"]))
+    (path / manifest.MANIFEST).write_bytes(canonical_json(stated))
+
+    for read in (artifact.load, lambda path: served_operations(path, manifest.read_manifest(path))):
+        with pytest.raises((DamagedArtifact, NotAnArtifact)):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [(b"\xff\n" * 10, "'utf-8' codec can't decode"), (b"one\n", "output logits has 1 labels")]
+)
+def test_hostile_labels(digits, rehash, tmp_path, labels, message):
+    """No text, or too few of them: found when the artifact is loaded, and not by the first answer."""
+    _, exported = digits
+    shutil.copytree(exported.path, tmp_path / "1")
+    (tmp_path / "1" / "labels.txt").write_bytes(labels)
+    rehash(tmp_path / "1")
+    with pytest.raises(DamagedArtifact, match=message):
+        artifact.load(tmp_path / "1")

@@ -65,8 +65,9 @@ def test_there_and_back():
 @pytest.mark.parametrize(
     ("preprocess", "path", "message"),
     [
-        ("decode", "preprocess", "preprocess is a list of operations, or a mapping of names to such lists"),
-        ({1: CHAIN}, "preprocess", "preprocess is a list of operations, or a mapping of names to such lists"),
+        ("decode", "preprocess", 'preprocess is a list of operations, or a mapping of names to such lists, not "decode"'),
+        ({1: CHAIN}, "preprocess.1", "1 is no name of an input or output: it has letters, digits and _"),
+        ({"": CHAIN}, "preprocess.", "'' is no name of an input or output: it has letters, digits and _"),
         ([], "preprocess", "a list of at least one operation is expected, as [{softmax: {axis: -1}}]"),
         ([[1]], "preprocess.0", "one operation is a mapping of its name to its parameters, as {resize: {short: 256}}"),
         (with_(0, {"decod": {}}), "preprocess.0", "there is no operation 'decod'; nearest: decode"),
@@ -195,8 +196,9 @@ def test_declared_dimensions():
     make(parse([DECODE, {"resize": {"size": [64, 256]}}, FLOAT]), signature(shape), {}, {})
     make(parse([DECODE, FLOAT]), signature(shape), {}, {})
     path, message = refused([DECODE, {"resize": {"size": [64, 250]}}, FLOAT], signature(shape))
+    sizes = "64 to 256 in multiples of 32"
     assert path == "preprocess.2.to_float"
-    assert message == "the chain makes [3, 64, 250] for a row, but input image is [3, height, width]"
+    assert message == f"the chain makes [3, 64, 250] for a row, but input image is [3, height: {sizes}, width: {sizes}]"
 
 
 def test_every_input_is_made():

@@ -29,7 +29,7 @@ def test_softmax_is_its_formula():
     rows = [*ROWS.tolist(), [1e30, 0, 0, 0], [-1e30, -1e30, 0, 0]]
 
     for row, made in zip(rows, finished(["softmax"], rows), strict=True):
-        wide = np.float32(row).astype(np.float64)
+        wide = np.array(row, np.float32).astype(np.float64)
         total = math.fsum(math.exp(one - wide.max()) for one in wide)
         assert made == pytest.approx([math.exp(one - wide.max()) / total for one in wide], rel=1e-12, abs=1e-300)
 
@@ -100,7 +100,7 @@ def test_boxes_by_score():
         {"boxes": [{"boxes": {"scores": "scores", "most": 1}}]}, boxes, TensorSpec("scores", "float32", ("batch", 3))
     )
 
-    by_class = classes.finish({**arrays, "scores": np.float32([[[0.1, 0.75], [0.2, 0.3], [0.875, 0.1]]])})
+    by_class = classes.finish({**arrays, "scores": np.array([[[0.1, 0.75], [0.2, 0.3], [0.875, 0.1]]], np.float32)})
     assert by_class == [
         {
             "boxes": [
@@ -109,7 +109,7 @@ def test_boxes_by_score():
             ]
         }
     ]
-    assert alone.finish({**arrays, "scores": np.float32([[0.5, 0.75, 0.875]])}) == [
+    assert alone.finish({**arrays, "scores": np.array([[0.5, 0.75, 0.875]], np.float32)}) == [
         {"boxes": [{"box": [8.0, 9.0, 10.0, 11.0], "score": 0.875}]}
     ]
 
@@ -140,3 +140,29 @@ def test_chains_that_do_not_fit(postprocess, message):
     with pytest.raises(BadOperations) as error:
         operations(postprocess)
     assert message in str(error.value)
+
+
+def test_numbers_are_compared_in_float64():
+    """0.7 of float32 is a little less than 0.7: it is not 0.7 or more, whatever NumPy compares by itself."""
+    assert finished([{"threshold": {"at": 0.7}}], [[0.7, 0.1, 0.8, 0]])[0] == [{"index": 2, "score": pytest.approx(0.8)}]
+    boxes = TensorSpec("boxes", "float32", ("batch", 2, 4)), TensorSpec("scores", "float32", ("batch", 2))
+    made = operations({"boxes": [{"boxes": {"scores": "scores", "min_score": 0.7}}]}, *boxes)
+    answer = made.finish({"boxes": np.zeros((1, 2, 4), np.float32), "scores": np.array([[0.7, 0.8]], np.float32)})[0]["boxes"]
+    assert [entry["score"] for entry in answer] == [pytest.approx(0.8)]
+
+
+def test_the_least_integer_is_the_last():
+    """Its negative is none that int64 holds."""
+    made = operations([{"topk": {"k": 3}}], TensorSpec("scores", "int64", ("batch", 3)))
+    assert [entry["index"] for entry in made.finish({"scores": np.array([[-(2**63), 0, 5]])})[0]] == [2, 1, 0]
+
+
+def test_lengths_are_no_probabilities():
+    """What was made of probabilities by another operation is called a score again."""
+    assert "score" in finished(["softmax", "normalize_length", "argmax"], ROWS[:1])[0]
+
+
+def test_labels_that_do_not_fit():
+    """A label for each place of the last dimension, or the operations are refused."""
+    with pytest.raises(BadOperations, match=r"^output scores has 3 labels; its shape is \[batch, 4\], and the last"):
+        operations(["argmax"], labels=LABELS[:3])

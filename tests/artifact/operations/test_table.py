@@ -32,7 +32,7 @@ def test_columns_become_numbers():
     """(x - mean) / std; a 1 at a category's place; a category's place; in the order of the columns, not of the row."""
     row = {"size": "L", "colour": 3, "age": 44}
 
-    np.testing.assert_array_equal(vector(row, AGE, COLOUR, SIZE), np.float32([[0.5, 0, 0, 1, 0, 2]]))
+    np.testing.assert_array_equal(vector(row, AGE, COLOUR, SIZE), np.array([[0.5, 0, 0, 1, 0, 2]], np.float32))
 
 
 def test_every_number_is_its_formula():
@@ -46,7 +46,7 @@ def test_every_number_is_its_formula():
 def test_what_is_missing():
     """Null, or not there: what is declared stands for it; without that the row is refused."""
     for row in ({}, {"age": None, "colour": None}):
-        np.testing.assert_array_equal(vector(row, AGE, COLOUR), np.float32([[0, 0, 1, 0, 0]]))
+        np.testing.assert_array_equal(vector(row, AGE, COLOUR), np.array([[0, 0, 1, 0, 0]], np.float32))
     with pytest.raises(BadRow, match="column 'size' is missing, and the model declares nothing in its place"):
         vector({}, SIZE)
 
@@ -131,6 +131,19 @@ def test_what_a_client_is_told():
         "makes": ["x"],
         "columns": [
             {"name": "age", "kind": "number", "missing": 40.0, "min": 0.0, "max": 120.0},
-            {"name": "size", "kind": "category", "values": ["S", "M", "L"]},
+            {"name": "size", "kind": "category", "values": ["S", "M", "L"], "unknown": "refuse"},
         ],
     }
+
+
+def test_one_bound_alone():
+    """A column of which only the most is declared makes that, as far as anyone knows: a range that holds it is right."""
+    operations({"name": "below", "kind": "number", "max": -5}, range_=(-100, 100))
+    with pytest.raises(BadOperations, match="the chain makes values from -5 to -5, but input x declares the range"):
+        operations({"name": "below", "kind": "number", "max": -5}, range_=(0, 100))
+
+
+def test_unknown_parameters_of_a_category():
+    """The nearest one is looked for among those of the column's own kind."""
+    with pytest.raises(BadOperations, match="unknown parameter 'valus'; nearest: values"):
+        operations({**COLOUR, "valus": ["red"]})

@@ -1,5 +1,6 @@
 """Texts against the tokenizers package asked directly, and texts and tokenizers that are hostile."""
 
+import json
 import threading
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_texts_that_are_refused(text, limits, error, message):
         (b'{"version": "1.0"}', {}, "t.json is no tokenizer.json"),
         (b"[" * 100_000, {}, "t.json is no tokenizer.json"),
         (WORDS, {"max_tokens": 2}, "max_tokens is 2; t.json adds 2 tokens to every text"),
-        (WORDS, {"max_tokens": 64}, "the chain makes [any] for a row"),
+        (WORDS, {"max_tokens": 64}, "the chain makes [up to 64] for a row, but input input_ids is [length: 1 to 32]"),
         (WORDS.replace(b"[PAD]", b"[PUT]"), {}, "no token for padding"),
         (WORDS, {"names": {"ids": "x"}}, "input_ids"),
         (WORDS, {"truncation": "middle"}, "'right' or 'left'"),
@@ -170,3 +171,28 @@ def test_a_range_that_the_vocabulary_exceeds():
 
     with pytest.raises(BadOperations, match=r"declares the range \[0, 10\]; declare what it makes"):
         make(parse([{"tokenize": {"file": "t.json", "max_tokens": 32}}]), signature, {"t.json": WORDS}, {})
+
+
+PARTS = [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+TEXT_B = {"Sequence": {"id": "B", "type_id": 1}}
+FAILS = {
+    "on reading": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "on its layout": {
+        "post_processor": {"type": "TemplateProcessing", "single": PARTS, "pair": [*PARTS, TEXT_B], "special_tokens": {}}
+    },
+    "on words": {"model": {"type": "Unigram", "unk_id": None, "vocab": [["[PAD]", 0.0]]}},
+}
+
+
+@pytest.mark.parametrize("changes", FAILS.values(), ids=FAILS)
+def test_tokenizers_that_the_package_fails_on(changes):
+    """Its Rust code may panic, which is no Exception of Python: the tokenizer is refused all the same."""
+    hostile = json.dumps({**json.loads(WORDS), **changes}).encode()
+    with pytest.raises(BadOperations, match=r"t\.json|the tokenizer fails on the text"):
+        operations(hostile)
+
+
+def test_ids_that_the_dtype_cannot_hold():
+    """Refused when declared, and not by NumPy when a row is filled up."""
+    with pytest.raises(BadOperations, match="token ids reach 1099511627776, which int32 cannot hold"):
+        operations(pad_id=2**40, dtype="int32")
