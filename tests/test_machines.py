@@ -10,8 +10,6 @@ import machines
 import pytest
 import torch
 
-from foundation.environment import cores
-
 MACHINES = {
     "no vector extensions": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
@@ -79,7 +77,7 @@ def test_content_ids_are_the_same_on_other_machines(exports, machine):
 def test_check_says_what_is_emulated(exported):
     """`check --replay` on such a machine: the numbers hold, and beside them stands what makes it another, worst first."""
     repository, _ = exported
-    variables = {**MACHINES["no vector extensions"], "OMP_NUM_THREADS": "1"}
+    variables = {**MACHINES["no vector extensions"], "OMP_NUM_THREADS": "2"}
     env = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "stateserve.py"), "check", str(repository / "digits_cnn" / "1"), "--replay", "--json"]
     finished = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
@@ -89,7 +87,7 @@ def test_check_says_what_is_emulated(exported):
     assert all(entry["worst_scaled"] <= entry["tolerance"] for entry in told["replay"].values())
     assert {one["fact"]: one["here"] for one in told["differences"]} == {
         **({"torch.cpu_capability": "DEFAULT"} if torch.backends.cpu.get_cpu_capability() != "DEFAULT" else {}),
-        **({"torch.get_num_threads": "1"} if cores() > 1 else {}),
+        "torch.get_num_threads": "2",
         **variables,
     }
     assert [one["severity"] for one in told["differences"]] == sorted(one["severity"] for one in told["differences"])

@@ -1,7 +1,7 @@
 """A row of a table: named columns become a vector of numbers. docs/operations.md gives the formula."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,6 +12,8 @@ from artifact.operations.kinds import Files, InputOperation, Kind, Operation, Ra
 from artifact.operations.raw import RawKind
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+Read = Callable[[Any], list[float]]
+"""A column's value -> its numbers; raises BadRow."""
 
 
 class NumberColumn(Operation):
@@ -44,16 +46,19 @@ class NumberColumn(Operation):
             raise ValueError(f"column {self.name}: missing is {self.missing:g}, which is not within min and max")
         return self
 
-    def numbers(self, value: Any) -> list[float]:
-        """The number that a value becomes. Raises BadRow."""
+    def read(self) -> Read:
+        """What makes the number of a value."""
+        return self._numbers
+
+    def _numbers(self, value: Any) -> list[float]:
         if value is None:
             if self.missing is None:
                 raise BadRow(f"column {self.name!r} is missing, and the model declares nothing in its place")
             value = self.missing
         if not _is_finite(value):
-            raise BadRow(f"column {self.name!r} is {value!r:.80}; a finite number is expected")
+            raise BadRow(f"column {self.name!r} is {_shown(value)}; a finite number is expected")
         if not self._allows(value):
-            raise BadRow(f"column {self.name!r} is {value}; {self._allowed()} is expected")
+            raise BadRow(f"column {self.name!r} is {_shown(value)}; {self._allowed()} is expected")
         return [(float(value) - self.mean) / self.std]
 
     def _allows(self, value: float) -> bool:
@@ -98,19 +103,27 @@ class CategoryColumn(Operation):
             raise ValueError(f"column {self.name}: unknown: zeros needs encode: one_hot, where 0 is no value's place")
         return self
 
-    def numbers(self, value: Any) -> list[float]:
-        """The numbers that a value becomes. Raises BadRow."""
-        if value is None:
-            if self.missing is None:
-                raise BadRow(f"column {self.name!r} is missing, and the model declares nothing in its place")
-            value = self.missing
-        place = next((place for place, known in enumerate(self.values) if _key(known) == _key(value)), None)
-        if place is None and self.unknown == "refuse":
-            known = ", ".join(repr(value) for value in self.values[:20])
-            raise BadRow(f"column {self.name!r} is {value!r:.80}; one of {known} is expected")
-        if self.encode == "index":
-            return [float(place or 0)]
-        return [float(place == index) for index in range(len(self.values))]
+    def read(self) -> Read:
+        """What makes the numbers of a value; the places of all values are looked up in one step, however many they are."""
+        places = {_key(value): place for place, value in enumerate(self.values)}
+
+        def numbers(value: Any) -> list[float]:
+            if value is None:
+                if self.missing is None:
+                    raise BadRow(f"column {self.name!r} is missing, and the model declares nothing in its place")
+                value = self.missing
+            place = places.get(_key(value))
+            if place is None and self.unknown == "refuse":
+                known = ", ".join(repr(value) for value in self.values[:20])
+                raise BadRow(f"column {self.name!r} is {_shown(value)}; one of {known} is expected")
+            if self.encode == "index":
+                return [float(place or 0)]
+            found = [0.0] * len(self.values)
+            if place is not None:
+                found[place] = 1.0
+            return found
+
+        return numbers
 
 
 class Table(InputOperation):
@@ -144,31 +157,34 @@ class Table(InputOperation):
 
     def step(self, given: Kind, files: Files) -> Step:  # noqa: ARG002 - the interface
         """The function."""
-        names = {column.name for column in self.columns}
+        reads = {column.name: column.read() for column in self.columns}
 
         def table(row: Any, _limits: object) -> np.ndarray:
             if not isinstance(row, Mapping):
                 raise BadRow(f"a row is an object by column, not {type(row).__name__}")
-            if unknown := [str(name) for name in row if name not in names]:
-                raise BadRow(f"the row has an unknown column {unknown[0]!r:.80}; they are {', '.join(sorted(names)[:20])}")
-            return self._vector([number for column in self.columns for number in column.numbers(row.get(column.name))])
+            if unknown := [str(name) for name in row if name not in reads]:
+                raise BadRow(f"the row has an unknown column {_shown(unknown[0])}; they are {', '.join(sorted(reads)[:20])}")
+            return self._vector([number for name, read in reads.items() for number in read(row.get(name))])
 
         return table
 
     def _vector(self, numbers: list[float]) -> np.ndarray:
-        if self.dtype.startswith("int") and (broken := next((one for one in numbers if not one.is_integer()), None)) is not None:
-            raise BadRow(f"the row makes {broken}, but the model takes whole numbers")
-        with np.errstate(over="ignore", invalid="ignore"):
-            vector = np.array(numbers, np.float64).astype(self.dtype)
-        pairs = zip(numbers, vector.tolist(), strict=True)
-        beyond = next((one for one, made in pairs if not abs(made - one) <= _ROUNDED * abs(one)), None)
-        if beyond is not None:
-            raise BadRow(f"the row makes {beyond:g}, which {self.dtype} cannot hold")
+        wide = np.array(numbers, np.float64)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            vector = wide.astype(self.dtype)
+        if not self.dtype.startswith("int"):
+            _require(np.isfinite(vector), wide, f"which {self.dtype} cannot hold")
+            return vector
+        _require(np.abs(wide) < _BEYOND_EXACT, wide, "but whole numbers are exact only below 2^53")
+        _require(wide == np.floor(wide), wide, "but the model takes whole numbers")
+        _require(vector == wide, wide, f"which {self.dtype} cannot hold")
         return vector
 
 
-_ROUNDED = 1e-3
-"""Casts to float32 and back differ by less, unless the number is too large for it, or nearly too small."""
+_BEYOND_EXACT = 1 << 53
+"""Whole numbers below it are float64's, in which all is computed. It is not: its neighbour would become it."""
+_SHOWN = 80
+"""Letters of a client's value in a message."""
 _TOLD = {"name", "kind", "values", "missing", "unknown", "min", "max"}
 
 OPERATIONS: Mapping[str, type[InputOperation]] = {"table": Table}
@@ -182,6 +198,26 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _key(value: Any) -> tuple[type, Any]:
-    """Values are equal if they are so in JSON: `true` is not 1."""
-    return (type(value), value) if isinstance(value, str | int | bool) else (type(value), repr(value))
+def _key(value: Any) -> tuple[type, Any] | None:
+    """Values are equal if they are so in JSON: `true` is not 1. None: no value of a category, and never looked into."""
+    return (type(value), value) if isinstance(value, str | int | bool) else None
+
+
+def _require(holds: np.ndarray, numbers: np.ndarray, problem: str) -> None:
+    if not holds.all():
+        raise BadRow(f"the row makes {float(numbers[np.argmin(holds)]):g}, {problem}")
+
+
+def _shown(value: Any) -> str:
+    """A client's value in a message; of what may be large or nest deeply only what it is, for `repr` walks through all of it."""
+    if isinstance(value, str):
+        return repr(value[:_SHOWN])
+    if isinstance(value, int) and value.bit_length() > _INT_BITS:
+        return f"a whole number of {value.bit_length()} bits"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, list | tuple) else repr(value)[:_SHOWN]
+
+
+_INT_BITS = 256
+"""A larger one is not written out: Python refuses to, from 4300 digits on."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from artifact.operations.errors import BadText, OperationsUnavailable, TooLarge
 from artifact.operations.kinds import Files, InputOperation, Kind, Raw, Step, Tensor, Tensors
@@ -43,6 +43,13 @@ class Tokenize(InputOperation):
     pad_id: Annotated[int, Field(ge=0)] | None = None
     dtype: Literal["int64", "int32"] = "int64"
     names: Mapping[What, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Tokenize":
+        names = [self._name(what) for what in WHAT]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names: two of them are called {', '.join(twice)}")
+        return self
 
     def begins_with(self) -> RawKind:
         """A text, or two."""
@@ -86,6 +93,9 @@ class Tokenize(InputOperation):
 
         def tokenize(value: str | tuple[str, str], limits: RawLimits) -> dict[str, np.ndarray]:
             texts = value if isinstance(value, tuple) else (value,)
+            if len(texts) != 1 + self.pair:
+                wanted = "two texts are" if self.pair else "one text is"
+                raise BadText(f"{wanted} expected, not {len(texts)}")
             ids, types = layout.filled(cut(token_ids(tokenizer, texts, limits), room, self.truncation))
             found = {IDS: ids, MASK: [1] * len(ids), TYPES: types}
             return {self._name(what): self._filled(found[what], fills[what]) for what in WHAT}

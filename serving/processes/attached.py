@@ -25,7 +25,7 @@ class Order:
     """What control says of a version that is to be attached.
 
     `runs` is where its engine runs. `engine` and `threads` are what control measured best; `arena_bytes` is the memory that is
-    shared with each of its engine processes.
+    shared with each of its engine processes. `has_operations`: pictures, texts or rows become tensors here.
     """
 
     place: Place
@@ -39,6 +39,7 @@ class Order:
     engine: str
     threads: int
     arena_bytes: int
+    has_operations: bool = False
 
     @classmethod
     def of(cls, head: Mapping[str, Any]) -> "Order":
@@ -55,6 +56,7 @@ class Order:
             engine=head["engine"],
             threads=head["threads"],
             arena_bytes=head["arena_bytes"],
+            has_operations=head["has_operations"],
         )
 
 
@@ -69,7 +71,7 @@ async def attached(order: Order, limits: Limits, arriving: Callable[[], int]) ->
     # Its rows are copied into shared memory anyway: until then they may lie as the client sent them.
     allowed = replace(limits, max_rows=order.max_queue_rows, unaligned=True)
     codecs = codecs_of(order.place, order.signature, allowed, order.labels)
-    operations = await asyncio.to_thread(_operations, order)
+    operations = await asyncio.to_thread(_operations, order) if order.has_operations else None
     raw = raw_of(order.place, operations, order.signature, allowed, order.labels)
     channels = Channels(order.signature, order.arena_bytes, order.max_queue_rows)
     return ServedVersion(order.place, codecs, channels, VersionMetrics(*order.place), order.settings, raw)

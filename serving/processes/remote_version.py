@@ -206,4 +206,5 @@ class RemoteVersion:
             "engine": self.found.engine,
             "threads": self.execution.threads,
             "arena_bytes": arena_bytes,
+            "has_operations": self.found.read.operations is not None,
         }

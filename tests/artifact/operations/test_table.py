@@ -24,6 +24,13 @@ def operations(*columns, size=None, dtype="float32", range_=None):
     return make(parse([{"table": {"columns": list(columns), "dtype": dtype}}]), signature, {}, {})
 
 
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def vector(row, *columns, **options):
     return operations(*columns, **options).prepare({"x": row}, LIMITS)["x"]
 
@@ -67,10 +74,14 @@ def test_unknown_categories():
         ({"age": math.inf}, "a finite number is expected"),
         ({"age": [44]}, "a finite number is expected"),
         ({"age": 121}, "column 'age' is 121; 0 to 120 is expected"),
-        ({"age": 10**400}, "a finite number is expected"),
+        ({"age": 10**400}, "column 'age' is a whole number of 1329 bits; a finite number is expected"),
         ({"colour": 1}, "column 'colour' is 1; one of 'red', 'green', 3, True is expected"),
         ({"colour": "Red"}, "column 'colour' is 'Red'"),
-        ({"colour": {"a": []}}, "column 'colour' is {'a': []}"),
+        ({"colour": {"a": []}}, "column 'colour' is an object; one of 'red'"),
+        ({"colour": nested(100_000)}, "column 'colour' is a list"),
+        ({"age": nested(100_000)}, "column 'age' is a list; a finite number is expected"),
+        ({"age": 10**5000}, "column 'age' is a whole number of 16610 bits"),
+        ({"age": "9" * 10_000_000}, f"column 'age' is '{'9' * 80}'; a finite number is expected"),
         ({"agee": 1}, "the row has an unknown column 'agee'; they are age, colour"),
         ([44, "red"], "a row is an object by column, not list"),
     ],
@@ -89,7 +100,39 @@ def test_numbers_that_the_tensor_cannot_hold():
         vector({"n": 1e300}, number)
     with pytest.raises(BadRow, match=r"the row makes 1.5, but the model takes whole numbers"):
         vector({"n": 1.5}, number, dtype="int64")
-    assert vector({"n": 7}, number, dtype="int64").tolist() == [[7]]
+    for beyond in (2**53, 2**53 + 1, -(2**53) - 1, 2**62):
+        with pytest.raises(BadRow, match=r"but whole numbers are exact only below 2\^53"):
+            vector({"n": beyond}, number, dtype="int64")
+    with pytest.raises(BadRow, match=r"the row makes 2.14748e\+09, which int32 cannot hold"):
+        vector({"n": 2**31}, number, dtype="int32")
+    assert vector({"n": 2**53 - 1}, number, dtype="int64").tolist() == [[2**53 - 1]]
+    assert vector({"n": 1e-60}, number).tolist() == [[0.0]]
+
+
+class Untouchable(list):
+    """A list that must not be written out."""
+
+    def __repr__(self):
+        raise AssertionError("it was written out")
+
+
+def test_a_value_is_never_written_out():
+    """What nests is not looked into, neither to find it among the values nor to name it: that could take as long as one likes."""
+    for column in (COLOUR, AGE):
+        with pytest.raises(BadRow, match="is a list"):
+            vector({column["name"]: Untouchable([1])}, column)
+    np.testing.assert_array_equal(vector({"colour": Untouchable()}, {**COLOUR, "unknown": "zeros"}), np.zeros((1, 4)))
+
+
+def test_many_categories():
+    """Each value at its place, of as many as may be declared."""
+    values = [f"v{place}" for place in range(10_000)]
+    made = operations({"name": "c", "kind": "category", "values": values})
+
+    for place in (0, 4321, 9999):
+        row = made.prepare({"x": {"c": values[place]}}, LIMITS)["x"]
+        assert np.flatnonzero(row).tolist() == [place]
+        assert row[0, place] == 1
 
 
 def test_a_batch_holds_the_same_as_its_rows():

@@ -67,6 +67,13 @@ def test_pairs_are_those_of_the_package():
     assert made.raw_inputs[0].kind == "pair"
 
 
+@pytest.mark.parametrize("texts", ["a", ("a",), ("a", "b", "c")])
+def test_a_pair_is_two_texts(texts):
+    """One or three are refused: nothing is left out in silence."""
+    with pytest.raises(BadText, match="two texts are expected, not"):
+        operations(pair=True).prepare({"text": texts}, RawLimits())
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_rows_of_several_lengths_are_filled(side):
     """Joined, each row is what it is alone, filled with the padding's id and a mask of 0, to a size that the model takes."""
@@ -133,6 +140,8 @@ def test_many_threads_may_use_one():
         ("word " * 50, RawLimits(tokens=40), TooLarge, "tokens; at most 40 are taken"),
         ("half \ud83d", RawLimits(), BadText, "half of a character at position 5"),
         (7, RawLimits(), BadText, "a text is a string, not int"),
+        (("a", "b"), RawLimits(), BadText, "one text is expected, not 2"),
+        ((), RawLimits(), BadText, "one text is expected, not 0"),
     ],
 )
 def test_texts_that_are_refused(text, limits, error, message):
@@ -153,6 +162,7 @@ def test_texts_that_are_refused(text, limits, error, message):
         (WORDS, {"max_tokens": 64}, "the chain makes [up to 64] for a row, but input input_ids is [length: 1 to 32]"),
         (WORDS.replace(b"[PAD]", b"[PUT]"), {}, "no token for padding"),
         (WORDS, {"names": {"ids": "x"}}, "input_ids"),
+        (WORDS, {"names": {"input_ids": "attention_mask"}}, "two of them are called attention_mask"),
         (WORDS, {"truncation": "middle"}, "'right' or 'left'"),
     ],
 )

@@ -156,6 +156,7 @@ async def attach(front, directory, number, version, **more):
         "engine": "onnx",
         "threads": 1,
         "arena_bytes": 1 << 24,
+        "has_operations": False,
     }
     return await front.ask("attach", **{**order, **more})
 
