@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install lint test clients torchserve processes durability browser docker demo bench bench-checkpoints bench-client bench-export \
+.PHONY: install lint test clients torchserve processes durability browser examples docker demo bench bench-checkpoints bench-client bench-export \
 	bench-images bench-scaling bench-serving bench-torchserve gpu gpu-wheels soak soak-checkpoints soak-torchserve fuzz clean
 
 install: .venv/.installed
@@ -55,6 +55,10 @@ browser: install
 # The Dockerfiles' steps in empty environments, without Docker; each image's command then serves or exports.
 docker: install
 	$(BIN)/pytest -m docker
+
+# examples/images and examples/sentences, shortly and whole: answers over HTTP are those of the training code.
+examples: install
+	$(BIN)/pytest -m examples
 
 demo: install
 	$(BIN)/python examples/digits/demo.py

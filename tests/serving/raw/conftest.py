@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
     def large(self):
         self.send_response(200)
         self.end_headers()
-        while not self.server.over.is_set():
+        while not self.pictures.over.is_set():
             self.wfile.write(PICTURE)
 
     def short(self):
@@ -62,9 +62,9 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def silent(self):
-        self.server.asked.set()
+        self.pictures.asked.set()
         self.rfile.read(1)  # until the client leaves
-        self.server.left.set()
+        self.pictures.left.set()
 
     def none(self):
         self._head(404, 0)
@@ -74,16 +74,29 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(size))
         self.end_headers()
 
-    def log_message(self, *_):
+    def log_message(self, format, *args):  # noqa: A002 - the base class's name
         pass
+
+    @property
+    def pictures(self):
+        assert isinstance(self.server, PictureServer)
+        return self.server
+
+
+class PictureServer(ThreadingHTTPServer):
+    """Tells what was asked, and whether the client left; `over` ends what would have no end."""
+
+    daemon_threads, block_on_close = True, False
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.over, self.asked, self.left = threading.Event(), threading.Event(), threading.Event()
 
 
 @pytest.fixture
 def source():
     """A server of pictures on this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    server.over, server.asked, server.left = threading.Event(), threading.Event(), threading.Event()
+    server = PictureServer()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.over.set()

@@ -136,7 +136,9 @@ def test_triton(server, binary):
             tensor.set_data_from_numpy(np.array(elements, np.object_).reshape(shape), binary_data=binary)
             found = client.infer(model, [tensor])
             for output, array in expected(model, raws)[1].items():
-                assert np.allclose(found.as_numpy(output), array)
+                answered = found.as_numpy(output)
+                assert answered is not None
+                assert np.allclose(answered, array)
             client.close()
 
 
