@@ -15,7 +15,9 @@ from foundation.command import exit_codes
 from serving.__main__ import ServeCommand, serve
 
 if TYPE_CHECKING:
-    from artifact.check import Replayed
+    from collections.abc import Sequence
+
+    from artifact.golden import Replay
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 app.command()(export)
@@ -219,20 +221,24 @@ def _check(directory: Path, *, replay: bool) -> tuple[dict[str, Any], list[str]]
         replayed = list(checking.replay_all(directory, manifest.formats))
         differing = checking.differing_here(directory, replayed)
         checking.require_all(replayed, differing)
-        report["replay"] = {entry.where: _replayed(entry) for entry in replayed}
+        report["replay"] = {entry.where: {"unavailable": entry.unavailable, **_told(entry.of_engine)} for entry in replayed}
+        made = next((entry.of_operations for entry in replayed if entry.of_operations), ())
+        report |= {"operations": _told(made)} if made else {}
         report["differences"] = None if differing is None else [found.to_json() for found in differing]
         lines += [_replayed_line(entry.where, report["replay"][entry.where]) for entry in replayed]
+        lines += [_replayed_line("operations", {"unavailable": None, **report["operations"]})] if made else []
         lines += checking.difference_lines(differing)
     return report, lines
 
 
-def _replayed(entry: "Replayed") -> dict[str, Any]:
+def _told(results: "Sequence[Replay]") -> dict[str, Any]:
+    """Comparisons in a few words: the worst error, and what was allowed of that very comparison (the least, of equal errors)."""
+    worst = max(results, key=lambda result: (result.error, -result.tolerance), default=None)
     return {
-        "unavailable": entry.unavailable,
-        "comparisons": len(entry.results),
-        "worst_scaled": max((result.error for result in entry.results), default=None),
-        "tolerance": min((result.tolerance for result in entry.results), default=None),
-        "bit_equal": all(result.bit_equal for result in entry.results if not result.tiled),
+        "comparisons": len(results),
+        "worst_scaled": None if worst is None else worst.error,
+        "tolerance": None if worst is None else worst.tolerance,
+        "bit_equal": all(result.bit_equal for result in results if not result.tiled),
     }
 
 

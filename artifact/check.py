@@ -14,7 +14,7 @@ from artifact.golden import Replay
 from artifact.manifest import ENVIRONMENT, Manifest, read_manifest
 from foundation.differences import Difference, differences
 from foundation.environment import environment
-from foundation.severity import CUDA
+from foundation.severity import CUDA, OPERATIONS
 
 MAX_ENVIRONMENT_BYTES = 4 << 20
 """environment.json is outside the hashes: whatever is in its place is read no further."""
@@ -37,6 +37,16 @@ class Replayed:
     def where(self) -> str:
         """The engine's name; on another device than the CPU with that, and with the precision."""
         return self.engine if self.device == "cpu" else f"{self.engine} on {self.device} in {self.precision}"
+
+    @property
+    def of_engine(self) -> tuple[Replay, ...]:
+        """What the engine itself computed."""
+        return tuple(result for result in self.results if result.engine == self.engine)
+
+    @property
+    def of_operations(self) -> tuple[Replay, ...]:
+        """What the declared operations made, beside the engine; the same whichever engine was loaded."""
+        return tuple(result for result in self.results if result.engine != self.engine)
 
 
 def check(directory: Path) -> Manifest:
@@ -106,6 +116,7 @@ def differing_here(directory: Path, replayed: list[Replayed]) -> tuple[Differenc
         return None
     ran = {entry.engine for entry in replayed if entry.results}
     ran |= {CUDA for entry in replayed if entry.results and entry.device != "cpu"}
+    ran |= {OPERATIONS for entry in replayed if entry.of_operations}
     found = ((one, tuple(name for name in one.concerns if name in ran)) for one in differences(recorded, environment()))
     return tuple(replace(one, concerns=concerned) for one, concerned in found if concerned)
 

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import model_defs
 from artifact.manifest import MANIFEST
 from checkpoints import Checkpoint, Recognised, WeightSet, read, recognise
 from checkpoints.kinds import READABLE
 from export.build import build_model, resolved_params
-from export.find_config import find_config, matching_models
+from export.capture import bind_inputs
+from export.config import read_labels
+from export.find_config import FoundConfig, find_config, matching_models
+from export.operations import declared_operations
 from export.strict import load_strictly
 from foundation.errors import StateserveError
 
@@ -91,12 +96,19 @@ def to_text(found: Inspection) -> str:
         load = entry["would_load"]
         lines.append(f"would load into {load['model']} by {load['config']}: {load['tensors']} tensors, rewrite {load['rewrite']}")
         lines += [f"CUDA would compute in {load['precision']}"] if load["precision"] != "float32" else []
+        lines += _operations_lines(load.get("operations", {}))
         lines += [f"note: {notice}" for notice in load["notices"]]
     else:
         lines += [f"would not load: {found.error}"]
         is_other = found.checkpoint is None and found.recognised.kind not in READABLE
         lines += [entry["remedy"]] if is_other and entry["remedy"] not in str(found.error) else []
     return "\n".join(line for line in lines if line)
+
+
+def _operations_lines(declared: dict[str, Any]) -> list[str]:
+    raw = ", ".join(f"{name} ({kind})" for name, kind in declared.get("raw_inputs", {}).items())
+    lines = [f"would take {raw} raw, by {', '.join(declared['preprocess'])}"] if raw else []
+    return [*lines, f"would answer by {', '.join(declared['postprocess'])}"] if declared.get("postprocess") else lines
 
 
 def _would_load(checkpoint: Checkpoint, config: Path | None) -> dict[str, Any]:
@@ -106,6 +118,7 @@ def _would_load(checkpoint: Checkpoint, config: Path | None) -> dict[str, Any]:
     weights = checkpoint.select(found.config.weights.select)
     params = resolved_params(section.name, section.params)
     loaded = load_strictly(model, weights, found.config.weights.ignore, params, checkpoint.path.name)
+    declared = _operations(found, model)
     return {
         "config": found.source,
         "model": section.name,
@@ -116,7 +129,25 @@ def _would_load(checkpoint: Checkpoint, config: Path | None) -> dict[str, Any]:
         "tensors": loaded.tensors,
         "sha256": loaded.sha256,
         "notices": list(loaded.notices),
+        **({"operations": declared} if declared else {}),
     }
+
+
+def _operations(found: FoundConfig, model: nn.Module) -> dict[str, Any]:
+    """What may be sent raw, and the operations of both sides, by name; empty where none are declared.
+
+    Raises:
+        ConfigError: they do not fit the model, or a file that they name cannot be read.
+    """
+    if not found.config.chains.to_json():
+        return {}
+    declared = declared_operations(found, bind_inputs(model, found.config), read_labels(found.config, found.directory))
+    if declared is None:
+        return {}
+    chains = declared.operations.chains
+    sides = {"preprocess": chains.preprocess, "postprocess": chains.postprocess}
+    names = {side: [one.name for chain in by_name.values() for one in chain] for side, by_name in sides.items()}
+    return {"raw_inputs": {spec.name: spec.kind for spec in declared.operations.raw_inputs}, **names}
 
 
 def _set_facts(weights: WeightSet) -> dict[str, Any]:

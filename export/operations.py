@@ -21,6 +21,8 @@ MAX_RAW_CASES = 4
 """Raw golden cases in an artifact: each has its tensors beside it."""
 MAX_RAW_BYTES = 2 << 20
 """Bytes of a raw golden case's values; larger samples are used for parity alone."""
+MAX_ALL_RAW_BYTES = 4_000_000
+"""Bytes of all raw golden cases' values, and likewise of the tensors made of them; one case at least is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +126,20 @@ def _prepared(made: Operations, signature: Signature, sample: Sample, number: in
 
 
 def pick_golden(given: Sequence[RawInputs]) -> list[RawInputs]:
-    """Those whose values are small enough to travel in the artifact: the first few."""
-
-    def size(one: RawInputs) -> int:
-        return sum(len(value) if isinstance(value, bytes) else len(str(value)) for value in one.raw.values())
-
-    return [one for one in given if size(one) <= MAX_RAW_BYTES][:MAX_RAW_CASES]
+    """Those that travel in the artifact: the first few whose values, and whose tensors, are small enough together."""
+    kept: list[RawInputs] = []
+    values_bytes = tensors_bytes = 0
+    for one in given:
+        values = sum(len(value) if isinstance(value, bytes) else len(str(value)) for value in one.raw.values())
+        tensors = sum(array.nbytes for array in one.inputs.values())
+        too_many = max(values_bytes + values, tensors_bytes + tensors) > MAX_ALL_RAW_BYTES
+        if values > MAX_RAW_BYTES or (kept and too_many):
+            continue
+        kept.append(one)
+        values_bytes, tensors_bytes = values_bytes + values, tensors_bytes + tensors
+        if len(kept) == MAX_RAW_CASES:
+            break
+    return kept
 
 
 def encode_raw_cases(

@@ -9,11 +9,13 @@ TRAINING = "training"
 RESTART = "a training from its start"
 ONNX, TORCHSCRIPT, PT2 = "onnx", "torchscript", "pt2"
 CUDA = "CUDA"
+OPERATIONS = "operations"
 
 _PYTORCH = (TORCHSCRIPT, PT2, TRAINING)
 _EVERY = (ONNX, *_PYTORCH)
 _ON_GPU = (CUDA, TRAINING)
-_DATA_PACKAGES = ("pillow", "opencv-python", "opencv-python-headless", "tokenizers", "torchaudio", "torchvision", "transformers")
+_OPERATIONS_PACKAGES = ("pillow", "tokenizers")
+_DATA_PACKAGES = ("opencv-python", "opencv-python-headless", "torchaudio", "torchvision", "transformers")
 _LOOP_PACKAGES = ("accelerate", "lightning", "pytorch-lightning", "scikit-learn", "scipy", "timm")
 
 
@@ -21,7 +23,8 @@ _LOOP_PACKAGES = ("accelerate", "lightning", "pytorch-lightning", "scikit-learn"
 class Severity:
     """Facts of one severity: `facts` are their names (`NAME*`: all that start so), with whose numbers depend on them.
 
-    Concerned are engines by name, `CUDA` (whatever runs there), a training that goes on, or one only if it begins anew.
+    Concerned are engines by name, `CUDA` (whatever runs there), declared `operations`, a training that goes on, or one only if it
+    begins anew.
     """
 
     name: str
@@ -65,7 +68,10 @@ WORST_FIRST = (
     Severity(
         "libraries of the data",
         "the same file, decoded, resized or split into tokens, may give other inputs",
-        tuple((f"packages.{name}", (TRAINING,)) for name in (*_DATA_PACKAGES, *_LOOP_PACKAGES)),
+        (
+            *((f"packages.{name}", (OPERATIONS, TRAINING)) for name in _OPERATIONS_PACKAGES),
+            *((f"packages.{name}", (TRAINING,)) for name in (*_DATA_PACKAGES, *_LOOP_PACKAGES)),
+        ),
     ),
     Severity(
         "CUDA libraries",

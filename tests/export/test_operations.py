@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
+from typer.testing import CliRunner
 
 import artifact
 import model_defs
@@ -21,9 +22,12 @@ from artifact.errors import DamagedArtifact, GoldenMismatch, NotAnArtifact
 from artifact.operations import RawLimits
 from artifact.recorded import read_arrays
 from export.config import json_schema
+from export.operations import RawInputs, pick_golden
 from export.rebuild import rebuild
 from export.report import Silent
+from foundation.environment import environment
 from foundation.storage import canonical_json, sha256_bytes
+from stateserve import app
 
 PICTURE = [{"decode": {"mode": "L"}}, {"resize": {"size": [8, 8]}}, {"to_float": {"scale": 1 / 255}}]
 ANSWER = [{"softmax": {"axis": -1}}, {"topk": {"k": 3}}]
@@ -390,3 +394,93 @@ def test_hostile_labels(digits, rehash, tmp_path, labels, message):
     rehash(tmp_path / "1")
     with pytest.raises(DamagedArtifact, match=message):
         artifact.load(tmp_path / "1")
+
+
+def command(*words):
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def test_check_tells_operations_apart(digits, tmp_path):
+    """Operations have a line of their own, with what was allowed of the worst comparison, and what differs concerns them."""
+    _, exported = digits
+    path = shutil.copytree(exported.path, tmp_path / "1")
+    there = environment()
+    (path / "environment.json").write_text(json.dumps({**there, "packages": {**there["packages"], "pillow": "9.0"}}))
+
+    lines = command("check", path, "--replay").stdout.splitlines()
+    told = json.loads(command("check", path, "--replay", "--json").stdout)
+
+    assert [line.split(":")[0] for line in lines[1:3]] == ["onnx", "operations"]
+    assert lines[2].startswith(f"operations: {told['operations']['comparisons']} comparisons hold, worst scaled error 0.0e+00, ")
+    assert told["operations"]["comparisons"] == 8
+    assert told["replay"].keys() == {"onnx"}
+    assert lines[3] == "differs from the machine of the export, worst first:"
+    assert lines[4].startswith(f"  1. pillow: 9.0 there, {there['packages']['pillow']} here; the same file, decoded, resized or ")
+    assert lines[4].endswith(" (operations)")
+
+
+def test_the_worst_comparison_is_shown_with_what_it_was_allowed(work):
+    """Token ids must be equal, answers need not: a line never shows an error beyond the bound beside it."""
+    save(work, SENTENCES)
+    told = json.loads(command("check", work.export().path, "--replay", "--json").stdout)
+
+    for entry in (told["replay"]["onnx"], told["operations"]):
+        assert entry["worst_scaled"] <= entry["tolerance"]
+    assert told["replay"]["onnx"]["tolerance"] == 1e-6
+
+
+def test_inspect_tells_of_operations(digits):
+    """What may be sent raw and what is answered, by the names of the operations."""
+    work, _ = digits
+
+    lines = command("inspect", work.checkpoint).stdout.splitlines()
+    told = json.loads(command("inspect", work.checkpoint, "--json").stdout)["would_load"]["operations"]
+
+    assert lines[-2:] == ["would take image (image) raw, by decode, resize, to_float", "would answer by softmax, topk"]
+    assert told == {
+        "raw_inputs": {"image": "image"},
+        "preprocess": ["decode", "resize", "to_float"],
+        "postprocess": ["softmax", "topk"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "missing", "expected"),
+    [
+        (changed(DIGITS, preprocess=[PICTURE[0], {"resize": {"size": [9, 9]}}, PICTURE[2]]), None, "the chain makes [1, 9, 9]"),
+        (SENTENCES, "words/tokenizer.json", "tokenizer.json cannot be read"),
+        (DIGITS, "digits.txt", "digits.txt cannot be read"),
+    ],
+)
+def test_inspect_refuses_what_export_refuses(work, data, missing, expected):
+    """A chain that does not fit, a file that is not there: the same message and the same exit code."""
+    save(work, data)
+    if missing:
+        (work.folder / missing).unlink()
+
+    result = command("inspect", work.checkpoint)
+
+    assert result.exit_code == 2
+    assert expected in result.stdout
+    assert result.stdout.splitlines()[-1] == f"would not load: {work.refuse(2)}"
+
+
+def given(number, values, tensors):
+    return RawInputs(f"raw-{number:02}", {"image": bytes(values)}, {"image": np.zeros(tensors, np.uint8)})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept"),
+    [
+        ([(10, 10)] * 6, [0, 1, 2, 3]),
+        ([(1_900_000, 10), (1_900_000, 10), (1_900_000, 10), (9, 9)], [0, 1, 3]),
+        ([(10, 3_000_000), (10, 3_000_000), (10, 1_000_000)], [0, 2]),
+        ([(10, 9_000_000), (10, 1)], [0]),
+        ([(3_000_000, 10), (10, 10)], [1]),
+    ],
+)
+def test_raw_cases_are_few_and_small(sizes, kept):
+    """Four at most; 4 MB of values and 4 MB of tensors together, one case at least; none of more than 2 MiB."""
+    chosen = pick_golden([given(number, *size) for number, size in enumerate(sizes)])
+
+    assert [one.name for one in chosen] == [f"raw-{number:02}" for number in kept]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from foundation.differences import by_severity, differences
 from foundation.environment import environment
-from foundation.severity import CUDA, ONNX, PT2, RESTART, TORCHSCRIPT, TRAINING, WORST_FIRST
+from foundation.severity import CUDA, ONNX, OPERATIONS, PT2, RESTART, TORCHSCRIPT, TRAINING, WORST_FIRST
 
 PYTORCH = (TORCHSCRIPT, PT2, TRAINING)
 
@@ -40,7 +40,7 @@ def test_one_machine_does_not_differ_from_itself(here):
     ("path", "there", "kind", "fact", "concerns"),
     [
         (("torch", "types", "get_default_dtype"), "torch.float64", "seeds and types", "torch.get_default_dtype", PYTORCH),
-        (("seeds", "torch.initial_seed"), 1, "seeds and types", "torch.initial_seed", (RESTART,)),
+        (("seeds", "torch.initial_seed"), -1, "seeds and types", "torch.initial_seed", (RESTART,)),
         (
             ("torch", "precision", "backends.cudnn.allow_tf32"),
             "maybe",
@@ -54,7 +54,7 @@ def test_one_machine_does_not_differ_from_itself(here):
         (("gpus",), [{"name": "NVIDIA L4"}], "GPU", "GPUs", (CUDA, TRAINING)),
         (("packages", "onnxruntime"), "1.2.0", "engine", "onnxruntime", (ONNX,)),
         (("packages", "torch"), "2.10.0", "engine", "torch", PYTORCH),
-        (("packages", "pillow"), "9", "libraries of the data", "pillow", (TRAINING,)),
+        (("packages", "pillow"), "9", "libraries of the data", "pillow", (OPERATIONS, TRAINING)),
         (("torch", "cuda"), "12.6", "CUDA libraries", "torch.cuda", (CUDA, TRAINING)),
         (("torch", "cpu_capability"), "NONE", "kernels", "torch.cpu_capability", PYTORCH),
         (("torch", "kernels", "backends.mkldnn.enabled"), "no", "kernels", "torch.backends.mkldnn.enabled", PYTORCH),
