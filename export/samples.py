@@ -95,6 +95,10 @@ def _text_lines(file: TextIO, path: Path, specs: Sequence[RawSpec]) -> Iterator[
 
 def _csv_lines(file: TextIO, path: Path, specs: Sequence[RawSpec]) -> Iterator[Sample]:
     lines = csv.DictReader(file)
+    columns = [column["name"] for column in specs[0].details["columns"]]
+    header = lines.fieldnames or ()
+    if absent := [name for name in columns if name not in header]:
+        raise ValueError(f"its header, {', '.join(header)!r:.80}, lacks {', '.join(absent)}; cells are separated by commas")
     for row in lines:
         yield Sample(f"{path}:{lines.line_num}", {specs[0].name: _typed(row, specs[0])})
 

@@ -26,8 +26,12 @@ from serving.protocols.tensors import shortened
 
 JSON_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 
-_TENSORS = re.compile(rb'\s*\{\s*"inputs"\s*:\s*(?:\{\s*"[^"\\]{1,64}"\s*:\s*)?[\[\s]*[-\d]')
-"""How the JSON of tensors begins: such a body needs no look for raw values."""
+_TENSORS = re.compile(rb'\s*\{\s*"inputs"\s*:\s*(?:\{\s*"([^"\\]{1,64})"\s*:\s*)?[\[\s]*[-\d]')
+"""How the JSON of tensors begins, with the first one's name: such a body needs no look for raw values."""
+PICTURES = (b"\xff\xd8", b"\x89PNG", b"RIFF")
+"""What the files of pictures begin with, and no JSON does."""
+_TYPES = {"image": "image/jpeg, image/png or image/webp", "text": "text/plain"}
+"""Content types for one raw value alone, by its kind."""
 _SPACE = b" \t\r\n"
 _DATA_URL = re.compile(r"data:[\w.+/;=-]{0,128},")
 
@@ -51,7 +55,9 @@ def raw_rows(request: Request, specs: Sequence[RawSpec], limits: Limits) -> list
     """
     mime = (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
     if mime in JSON_TYPES:
-        return None if _TENSORS.match(request.body) else _rows_of_json(request.body, specs, limits)
+        if [spec.kind for spec in specs] == ["image"] and request.body.startswith(PICTURES):  # curl calls every file a form
+            return [{specs[0].name: request.body}]
+        return None if _begins_with_tensors(request.body, specs) else _rows_of_json(request.body, specs, limits)
     if mime.startswith("image/"):
         return [{_only(specs, "image", mime).name: request.body}]
     if mime == "text/plain":
@@ -61,12 +67,22 @@ def raw_rows(request: Request, specs: Sequence[RawSpec], limits: Limits) -> list
     return None
 
 
+def _begins_with_tensors(body: bytes, specs: Sequence[RawSpec]) -> bool:
+    found = _TENSORS.match(body)
+    return found is not None and (found[1] is None or found[1].decode("utf-8", "replace") in _tensors(specs))
+
+
+def _tensors(specs: Sequence[RawSpec]) -> list[str]:
+    return [name for spec in specs for name in spec.makes]
+
+
 def _only(specs: Sequence[RawSpec], kind: str, mime: str) -> RawSpec:
     if len(specs) == 1 and specs[0].kind == kind:
         return specs[0]
     taken = ", ".join(f"{spec.name} ({spec.kind})" for spec in specs)
+    own = f"{_TYPES[specs[0].kind]}, " if len(specs) == 1 and specs[0].kind in _TYPES else ""
     raise UnsupportedBody(
-        f"a body of {mime} holds one {kind}; the model takes {taken}: send application/json or multipart/form-data"
+        f"a body of {mime} holds one {kind}; the model takes {taken}: send {own}application/json or multipart/form-data"
     )
 
 
@@ -129,6 +145,7 @@ def _rows_of_json(body: bytes, specs: Sequence[RawSpec], limits: Limits) -> list
     if isinstance(instances, list):
         return _rows_of_instances(instances, specs)
     inputs = document.get("inputs")
+    _require_known(inputs, specs)
     if not _has_raw(inputs, specs):
         return None
     stated = inputs if isinstance(inputs, dict) and set(inputs) <= {spec.name for spec in specs} else {specs[0].name: inputs}
@@ -139,11 +156,23 @@ def _rows_of_json(body: bytes, specs: Sequence[RawSpec], limits: Limits) -> list
     return _rows({spec.name: _values(spec, stated[spec.name]) for spec in specs})
 
 
+def _require_known(inputs: Any, specs: Sequence[RawSpec]) -> None:
+    """Raises BadRequest where inputs by name have neither a raw input nor a tensor among them."""
+    if not isinstance(inputs, dict) or not inputs or {"b64", "url"} & set(inputs) or specs[0].kind == "row":
+        return
+    names, tensors = [spec.name for spec in specs], _tensors(specs)
+    if not set(inputs) & {*names, *tensors}:
+        unknown = ", ".join(f'"{shortened(name)}"' for name in list(inputs)[:3])
+        raise BadRequest(f"unknown: {unknown}; the raw inputs are {', '.join(names)}, the tensors {', '.join(tensors)}")
+
+
 def _has_raw(inputs: Any, specs: Sequence[RawSpec]) -> bool:
     """Whether inputs hold a raw value: a string or an object where tensors have numbers."""
     if not isinstance(inputs, dict) or (len(specs) == 1 and specs[0].kind == "row" and specs[0].name not in inputs):
         return _is_raw(inputs)
     named = [inputs[spec.name] for spec in specs if spec.name in inputs]
+    if named and not set(inputs) & set(_tensors(specs)):  # raw names alone: what is below them must be raw
+        return True
     return any(_is_raw(value) for value in named) or (not named and bool({"b64", "url"} & set(inputs)))
 
 

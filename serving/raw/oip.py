@@ -19,10 +19,9 @@ from serving.errors import BadRequest
 from serving.messages import Request
 from serving.protocols.asked import Asked, Limits
 from serving.protocols.oip import HEADER_LENGTH, OipCodec
-from serving.raw.bodies import RawRow, decoded
+from serving.raw.bodies import PICTURES, RawRow, decoded
 
 _BYTES = b'"BYTES"'
-_PICTURES = (b"\xff\xd8", b"\x89PNG", b"RIFF")
 
 
 class RawOip:
@@ -56,7 +55,7 @@ class RawOip:
 
     def _is_raw(self, request: Request) -> bool:
         if request.headers.get(HEADER_LENGTH) == "0":
-            return len(self._specs) == 1 and self._specs[0].kind == "image" and request.body.startswith(_PICTURES)
+            return len(self._specs) == 1 and self._specs[0].kind == "image" and request.body.startswith(PICTURES)
         return _BYTES in request.body
 
     def _asked(self, request: Request) -> Asked:
@@ -77,7 +76,7 @@ class RawOip:
 
     def _value(self, spec: RawSpec, element: bytes) -> RawValue:
         if spec.kind == "image":
-            return element if element.startswith(_PICTURES) else decoded(spec.name, element)
+            return element if element.startswith(PICTURES) else _of_base64(spec, element)
         text = _text(spec, element)
         if spec.kind == "text":
             return text
@@ -99,6 +98,13 @@ def _of_bytes(signature: Signature, specs: Sequence[RawSpec], *, is_flat: bool) 
     raw = tuple(TensorSpec(spec.name, "bytes", shape(spec)) for spec in specs)
     dims = {BATCH: Dim(1, 1), **signature.dims}
     return replace(signature, inputs=raw, dims=dims)
+
+
+def _of_base64(spec: RawSpec, element: bytes) -> bytes:
+    try:
+        return decoded(spec.name, element)
+    except BadRequest as cause:
+        raise BadRequest(f'raw input "{spec.name}" is neither a JPEG, PNG or WebP file nor base64 of one') from cause
 
 
 def _text(spec: RawSpec, element: bytes) -> str:

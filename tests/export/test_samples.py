@@ -38,6 +38,13 @@ def test_rows_of_a_csv(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("text", ["age;grade\n20;1\n", "age\n20\n", ""])
+def test_a_csv_without_the_columns(tmp_path, text):
+    """A header that lacks a column would prove nothing but what stands for missing values."""
+    with pytest.raises(ConfigError, match=r"a\.csv cannot be read: its header, .*, lacks (age, )?grade; cells are separated by"):
+        read(tmp_path, {"a.csv": text}, ROW)
+
+
 def test_texts(tmp_path):
     """A line is a text, an empty one too; what only Unicode calls the end of a line is none."""
     samples = read(tmp_path, {"a.txt": "one\u2028two\r\n\nthree\n"}, TEXT)
