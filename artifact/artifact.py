@@ -172,6 +172,19 @@ def read_labels(stated: Manifest, files: Mapping[str, bytes]) -> dict[str, tuple
     return {name: tuple(files[file].decode("utf-8").splitlines()) for name, file in named.items()}
 
 
+def served_labels(directory: Path, stated: Manifest) -> dict[str, tuple[str, ...]]:
+    """As `read_labels`, of an artifact on disk.
+
+    Raises:
+        DamagedArtifact: a file of labels is not the one that the manifest states, or holds no text.
+    """
+    named = {spec.labels for spec in stated.signature.outputs if spec.labels is not None}
+    try:
+        return read_labels(stated, {name: manifest.read_listed(directory, name, stated.listed[name]) for name in named})
+    except (KeyError, UnicodeDecodeError) as cause:
+        raise DamagedArtifact(f"{directory} has no labels that can be read: {cause}; export again") from cause
+
+
 def verified_files(directory: Path, stated: Manifest) -> dict[str, bytes]:
     """Every listed file's bytes, all of which are those that the manifest states.
 

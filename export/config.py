@@ -1,6 +1,5 @@
 """The YAML that says what to export: its schema, and the errors that point at a line of it."""
 
-import difflib
 import json
 import types
 import typing
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 import model_defs
 from artifact import operations
 from artifact.operations import Chains
-from artifact.operations.declared import INPUT_OPERATIONS, OUTPUT_OPERATIONS
+from artifact.operations.declared import INPUT_OPERATIONS, OUTPUT_OPERATIONS, nearest
 from artifact.operations.errors import BadOperations
 from artifact.signature import Dim, Signature, TensorSpec
 from export.errors import ConfigError
@@ -315,7 +314,7 @@ def _line(problem: Any, document: Document, model: type[BaseModel], prefix: Data
     path = (*prefix, *location)
     where = f"{document.at(path)}: {'.'.join(str(part) for part in path) or 'the config'}"
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(str(location[-1]), _keys_at(model, location[:-1]))}"
+        return f"{where}: unknown key{nearest(str(location[-1]), _keys_at(model, location[:-1]))}"
     if problem["type"] == "missing":
         return f"{where}: required, but not there"
     message = problem["msg"].removeprefix("Value error, ")
@@ -326,11 +325,6 @@ def _line(problem: Any, document: Document, model: type[BaseModel], prefix: Data
 
 def _is_branch(part: str) -> bool:
     return part in {"int", "str", "float"} or part.startswith(("constrained-", "function-"))
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"; nearest: {close[0]}" if close else f"; known: {', '.join(known)}"
 
 
 def _keys_at(model: type[BaseModel], location: DataPath) -> list[str]:

@@ -1,12 +1,11 @@
 """One served version whose engine is in this process: a proven artifact, its batcher, and what it may be asked."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from artifact import manifest
-from artifact.manifest import Manifest
+from artifact.artifact import served_labels
 from artifact.signature import Signature
 from serving.calls import Calls
 from serving.execution import Execution, Prepared, prepare
@@ -30,7 +29,7 @@ class ServedModel(ServedVersion):
         self._calls = Calls(*place, prepared, settings)
         self.max_queue_rows = self._calls.max_queue_rows
         allowed = replace(limits, max_rows=self.max_queue_rows)
-        labels = read_labels(loaded.path, loaded.manifest)
+        labels = served_labels(loaded.path, loaded.manifest)
         codecs = codecs_of(place, loaded.signature, allowed, labels)
         raw = raw_of(place, loaded.operations, loaded.signature, allowed, labels)
         metrics = VersionMetrics(*place)
@@ -64,17 +63,3 @@ async def load_model(
     """
     prepared = await asyncio.to_thread(prepare, directory, settings)
     return ServedModel(place, prepared, settings, limits, arriving)
-
-
-def read_labels(directory: Path, stated: Manifest) -> Mapping[str, tuple[str, ...]]:
-    """Output name -> its classes' labels, one a line of the file that the output names.
-
-    Raises:
-        DamagedArtifact: such a file is not the one that the manifest states.
-    """
-    labels = {}
-    for spec in stated.signature.outputs:
-        if spec.labels is not None:
-            data = manifest.read_listed(directory, spec.labels, stated.listed[spec.labels])
-            labels[spec.name] = tuple(data.decode("utf-8").splitlines())
-    return labels

@@ -115,7 +115,7 @@ def _one(item: Any, path: Path, known: Mapping[str, type[Kept]]) -> Declared[Kep
         raise BadOperations("one operation is a mapping of its name to its parameters, as {resize: {short: 256}}", path)
     name, parameters = next(iter(item.items()))
     if name not in known:
-        raise BadOperations(f"there is no operation {name!r}{_nearest(name, list(known))}", path)
+        raise BadOperations(f"there is no operation {name!r}{nearest(name, list(known))}", path)
     try:
         # JSON, so that types are strict, and lists are tuples all the same
         operation = known[name].model_validate_json(json.dumps({} if parameters is None else parameters), strict=True)
@@ -160,14 +160,15 @@ def _is_tagged(model: type[BaseModel], tag: str | int) -> bool:
     return any(typing.get_args(field.annotation) == (tag,) for field in model.model_fields.values())
 
 
-def _nearest(name: object, known: Sequence[str]) -> str:
+def nearest(name: object, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the known one that is like it, or all that are known."""
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; nearest: {close[0]}" if close else f"; known: {', '.join(known) or 'none'}"
 
 
 def _message(problem: Any, operation: type[Operation]) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {problem['loc'][-1]!r}{_nearest(problem['loc'][-1], _names(operation, problem['loc'][:-1]))}"
+        return f"unknown parameter {problem['loc'][-1]!r}{nearest(problem['loc'][-1], _names(operation, problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"parameter {problem['loc'][-1]!r} is required, but not there"
     message = problem["msg"].removeprefix("Value error, ")

@@ -1,5 +1,6 @@
 """Text: tokenised by a `tokenizer.json` of the `tokenizers` package. docs/operations.md says what is made of it."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -112,17 +113,13 @@ class Tokenize(InputOperation):
 
     def _tokenizer(self, files: Files) -> "Tokenizer":
         try:
-            from tokenizers import Tokenizer
-        except ImportError as cause:
-            raise OperationsUnavailable(f"texts need the tokenizers package: pip install 'stateserve[text]' ({cause})") from cause
-        try:
-            tokenizer = Tokenizer.from_str(files[self.file].decode("utf-8"))
+            tokenizer = _read(files[self.file])
+        except OperationsUnavailable:
+            raise
         except BaseException as cause:
             if not is_failure(cause):
                 raise
             raise ValueError(f"{self.file} is no tokenizer.json that the tokenizers package reads: {cause}") from cause
-        tokenizer.no_padding()
-        tokenizer.no_truncation()  # `cut` does that
         special = Layout.of(tokenizer, pair=self.pair).special
         if self.max_tokens <= special:
             raise ValueError(f"max_tokens is {self.max_tokens}; {self.file} adds {special} tokens to every text")
@@ -135,6 +132,19 @@ class Tokenize(InputOperation):
         if found is None:
             raise ValueError(f"{self.file} has no token for padding ({', '.join(PADS)}); declare pad_id")
         return found
+
+
+@functools.lru_cache(maxsize=1)
+def _read(data: bytes) -> "Tokenizer":
+    """The tokenizer of a file, which nobody changes any more: the check and the step of one chain share it."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as cause:
+        raise OperationsUnavailable(f"texts need the tokenizers package: pip install 'stateserve[text]' ({cause})") from cause
+    tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()  # `cut` does that
+    return tokenizer
 
 
 def token_ids(tokenizer: "Tokenizer", texts: Sequence[str], limits: RawLimits) -> list[list[int]]:

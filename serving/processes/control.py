@@ -10,10 +10,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from artifact.artifact import served_operations
+from artifact.artifact import served_labels, served_operations
 from artifact.errors import EngineUnavailable
 from artifact.manifest import read_manifest
-from serving.model import read_labels
 from serving.plan import devices
 from serving.processes.children import Child, Json, ProcessFailed
 from serving.processes.engines import Engines, require_same
@@ -170,7 +169,7 @@ class Control:
 def _read(directory: Path, settings: ModelSettings) -> tuple[OnDisk, tuple[str, ...]]:
     """What is on disk, and the devices that it can run on."""
     manifest = read_manifest(directory)
-    read = OnDisk(manifest, read_labels(directory, manifest), served_operations(directory, manifest))
+    read = OnDisk(manifest, served_labels(directory, manifest), served_operations(directory, manifest))
     return read, devices(settings, manifest)
 
 

@@ -1,5 +1,6 @@
 """An artifact is loaded whole and unchanged, or not at all."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,11 +14,12 @@ import pytest
 from onnx import TensorProto, helper
 
 import artifact
-from artifact.artifact import verified_files
+from artifact.artifact import served_labels, verified_files
 from artifact.check import check, replay_all, require_all
 from artifact.engines import EngineOptions, load_engine
 from artifact.engines.onnx import OnnxEngine
 from artifact.errors import DamagedArtifact, EngineUnavailable, InvalidInput, NotAnArtifact
+from artifact.manifest import read_manifest
 from artifact.signature import Dim, Signature, TensorSpec
 from foundation.storage import sha256_bytes
 
@@ -303,3 +305,21 @@ def test_the_same_model_with_its_weight_inside_runs(tmp_path, monkeypatch):
     engine = load_engine("onnx", model.SerializeToString(), SIGNATURE)
 
     assert engine.run({"x": np.ones((1, 4), np.float32)})["logits"].tolist() == [[28, 28, 28]]
+
+
+def test_labels_that_are_no_text(write_artifact, rehash, tmp_path):
+    """A server reads labels from the disk: those that are no UTF-8 are a damaged artifact's, and not an error of Python's."""
+    signature = dataclasses.replace(
+        SIGNATURE, outputs=tuple(dataclasses.replace(spec, labels="labels.txt") for spec in SIGNATURE.outputs)
+    )
+    model = onnx.load_from_string(external_model("initializer", "weights.bin"))
+    (weight,) = model.graph.initializer
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full((4, 3), 7, np.float32), "w"))
+    inputs = {"x": np.ones((1, 4), np.float32)}
+    place = write_artifact(tmp_path / "m" / "1", signature, {"onnx": model.SerializeToString()}, inputs, labels="a\nb\nc\n")
+
+    assert served_labels(place, read_manifest(place)) == {"logits": ("a", "b", "c")}
+    (place / "labels.txt").write_bytes(b"\xff\n")
+    rehash(place)
+    with pytest.raises(DamagedArtifact, match="has no labels that can be read"):
+        served_labels(place, read_manifest(place))

@@ -9,11 +9,10 @@ def require_picture(given: Kind) -> Image:
     Raises:
         ValueError: it is none.
     """
-    if not isinstance(given, Image):
-        raise ValueError(f"it takes a picture, not {given}; it stands after decode and before layout")  # noqa: TRY004 - the interface
-    if given.dtype != "uint8":
-        raise ValueError(f"it takes levels of uint8, not {given.dtype}; put it before to_float")
-    return given
+    picture = _required(given, after="decode")
+    if picture.dtype != "uint8":
+        raise ValueError(f"it takes levels of uint8, not {picture.dtype}; put it before to_float")
+    return picture
 
 
 def require_floats(given: Kind) -> Image:
@@ -22,8 +21,13 @@ def require_floats(given: Kind) -> Image:
     Raises:
         ValueError: it is none.
     """
+    picture = _required(given, after="to_float")
+    if picture.dtype != "float32":
+        raise ValueError(f"it takes numbers of float32, not levels of {picture.dtype}; put to_float before it")
+    return picture
+
+
+def _required(given: Kind, after: str) -> Image:
     if not isinstance(given, Image):
-        raise ValueError(f"it takes a picture, not {given}; it stands after to_float and before layout")  # noqa: TRY004 - the interface
-    if given.dtype != "float32":
-        raise ValueError(f"it takes numbers of float32, not levels of {given.dtype}; put to_float before it")
+        raise ValueError(f"it takes a picture, not {given}; it stands after {after} and before layout")  # noqa: TRY004 - the interface
     return given
