@@ -24,7 +24,7 @@ OPERATIONS = "operations"
 FLOAT_TOLERANCE = 1e-6
 """Scaled error that floating-point numbers may show between two machines: their libraries' `exp` differ in the last bits."""
 LOSSY_TOLERANCE = 16 / 255
-"""What a JPEG's or a lossy WebP's tensor may differ by between two decoders, as a part of its span of values.
+"""What a JPEG's or a lossy WebP's tensor may differ by between two decoders, as a part of the span that the operations can make.
 
 The standards leave the inverse transform and the upsampling of colours to the decoder, so that single pixels at sharp edges
 differ by some levels; a wrong resize, order of channels or scale differs by far more.
@@ -127,18 +127,17 @@ def _compare_inputs(operations: Operations, case: RawCase, expected: GoldenCase)
         made = operations.prepare(case.raw, RawLimits())
     except ArtifactError as cause:
         raise DamagedArtifact(f"raw golden case {case.name} cannot be prepared here: {cause}") from cause
-    tolerances = {
-        name: LOSSY_TOLERANCE if _is_lossy(case.raw[spec.name]) else FLOAT_TOLERANCE
-        for spec in operations.raw_inputs
-        for name in spec.makes
-    }
+    lossy = {name for spec in operations.raw_inputs if _is_lossy(case.raw[spec.name]) for name in spec.makes}
     results = []
     rows = len(next(iter(expected.inputs.values())))
     for name, array in operations.join([made] * rows).items():
         recorded = expected.inputs[name]
-        error = _span_error(array, recorded) if tolerances[name] == LOSSY_TOLERANCE else scaled_error(array, recorded)
-        tolerance = tolerances[name] if recorded.dtype.kind == "f" or tolerances[name] == LOSSY_TOLERANCE else 0.0
-        results.append(_result(case.name, name, error, tolerance, equal=np.array_equal(array, recorded)))
+        equal = np.array_equal(array, recorded)
+        if name in lossy:
+            error, tolerance = _difference(array, recorded) / (operations.span(name) or 1.0), LOSSY_TOLERANCE
+        else:
+            error, tolerance = scaled_error(array, recorded), FLOAT_TOLERANCE if recorded.dtype.kind == "f" else 0.0
+        results.append(_result(case.name, name, error, tolerance, equal=equal))
     return results
 
 
@@ -146,12 +145,11 @@ def _result(case: str, what: str, error: float, tolerance: float, *, equal: bool
     return Replay(OPERATIONS, case, what, 1, tiled=False, error=error, tolerance=tolerance, bit_equal=equal)
 
 
-def _span_error(array: np.ndarray, recorded: np.ndarray) -> float:
+def _difference(array: np.ndarray, recorded: np.ndarray) -> float:
+    """The largest one between two values at the same place."""
     if array.shape != recorded.shape:
-        return float("inf")
-    wide, there = array.astype(np.float64), recorded.astype(np.float64)
-    span = float(there.max() - there.min()) or 1.0
-    return float(np.abs(wide - there).max() / span)
+        return math.inf
+    return float(np.abs(array.astype(np.float64) - recorded).max())
 
 
 def answer_error(answer: Any, recorded: Any) -> float:

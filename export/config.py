@@ -218,7 +218,7 @@ def parse_config(document: Document) -> Config:
     try:
         _ = config.chains
     except BadOperations as cause:
-        raise ConfigError(document.wrong(cause.path, str(cause))) from cause
+        raise ConfigError(f"{document.at(cause.path)}: {cause}") from cause
     params = model_defs.definition(config.model.name).params
     try:
         params.model_validate_json(json.dumps(config.model.params), strict=True)
@@ -266,34 +266,38 @@ def _operations_schema(definitions: dict[str, Any], known: Mapping[str, type[Bas
         stated = {"type": "object", "properties": {name: reference}, "required": [name], "additionalProperties": False}
         one += [stated, *([] if parameters.get("required") else [{"const": name}])]
     chain = {"type": "array", "minItems": 1, "items": {"anyOf": one}}
-    return {"anyOf": [chain, {"type": "object", "additionalProperties": chain}]}
+    named = {**chain, "minItems": 0} if known is OUTPUT_OPERATIONS else chain  # an output's numbers as they are
+    return {"anyOf": [chain, {"type": "object", "additionalProperties": named}]}
 
 
-def read_labels(config: Config, directory: Path) -> bytes | None:
+def read_labels(config: Config, document: Document, directory: Path) -> bytes | None:
     """The labels file that an output names (at most one does), checked against the output's last dimension.
 
     Raises:
-        ConfigError: more than one output has labels, the file cannot be read, or the count differs.
+        ConfigError: more than one output has labels, the file cannot be read, or the count differs; with the place in the YAML.
     """
     named = {name: output for name, output in config.outputs.items() if output.labels is not None}
     if not named:
         return None
+    name, output = list(named.items())[-1]
+    place = ("outputs", name, "labels")
     if len(named) > 1:
-        raise ConfigError(f"outputs {', '.join(named)} each name labels; one output may")
-    name, output = next(iter(named.items()))
+        raise ConfigError(document.wrong(place, f"outputs {', '.join(named)} each name labels; one output may"))
     path = directory / str(output.labels)
     try:
         data = path.read_bytes()
         labels = data.decode("utf-8").splitlines()
     except OSError as cause:
-        raise ConfigError(f"outputs.{name}.labels: {path} cannot be read: {cause.strerror}") from cause
+        raise ConfigError(document.wrong(place, f"{path} cannot be read: {cause.strerror}")) from cause
     except UnicodeDecodeError as cause:
-        raise ConfigError(f"outputs.{name}.labels: {path} is not UTF-8 text") from cause
+        problem = f"{path} is not UTF-8 text: {cause.reason} at byte {cause.start}"
+        raise ConfigError(document.wrong(place, problem)) from cause
     except ValueError as cause:  # a name that no file can have
-        raise ConfigError(f"outputs.{name}.labels: {path} cannot be read: {cause}") from cause
+        raise ConfigError(document.wrong(place, f"{path} cannot be read: {cause}")) from cause
     size = output.shape[-1] if output.shape else None
     if len(labels) != size:
-        raise ConfigError(f"outputs.{name}.labels: {path} has {len(labels)} lines; the output's last dimension is {size}")
+        problem = f"{path} has {len(labels)} lines; the output's last dimension is {size}, and each place needs one"
+        raise ConfigError(document.wrong(place, problem))
     return "".join(f"{label}\n" for label in labels).encode()
 
 

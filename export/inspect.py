@@ -1,7 +1,7 @@
 """What a file is, what it holds, whether and how it would load: without running any of its code."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 import model_defs
 from artifact.manifest import MANIFEST
 from checkpoints import Checkpoint, Recognised, WeightSet, read, recognise
+from checkpoints.errors import UnreadableCheckpoint
 from checkpoints.kinds import READABLE
 from export.build import build_model, resolved_params
 from export.capture import bind_inputs
@@ -41,15 +42,14 @@ def inspect(path: Path, config: Path | None = None, plugins: tuple[str, ...] = (
     for plugin in plugins:
         model_defs.load_plugin(plugin)
     recognised = recognise(path)
-    if (path / MANIFEST).is_file():
-        remedy = f"run: stateserve check {path}"
-        recognised = Recognised(
-            path, recognised.kind, recognised.size_bytes, f"{path.name} is an artifact, not a checkpoint", remedy
-        )
     try:
         checkpoint = read(path)
     except StateserveError as error:
-        return Inspection(recognised, None, None, (), error)
+        artifacts = _artifacts(recognised)
+        if artifacts is None:
+            return Inspection(recognised, None, None, (), error)
+        told = UnreadableCheckpoint(f"{path.name} is {artifacts.summary}; {artifacts.remedy}")
+        return Inspection(artifacts, None, None, (), told)
     try:
         return Inspection(recognised, checkpoint, _would_load(checkpoint, config), (), None)
     except StateserveError as error:
@@ -105,6 +105,16 @@ def to_text(found: Inspection) -> str:
     return "\n".join(line for line in lines if line)
 
 
+def _artifacts(recognised: Recognised) -> Recognised | None:
+    """A folder as what it is to us where it is an artifact, or holds some."""
+    folders = {"": "an artifact", "*/": "a model's folder of artifacts", "*/*/": "a repository of artifacts"}
+    for below, name in folders.items():
+        for manifest in sorted(recognised.path.glob(below + MANIFEST)):
+            remedy = f"run: stateserve check {manifest.parent}"
+            return replace(recognised, summary=f"{name}, not a checkpoint", remedy=remedy)
+    return None
+
+
 def _operations_lines(declared: dict[str, Any]) -> list[str]:
     raw = ", ".join(f"{name} ({kind})" for name, kind in declared.get("raw_inputs", {}).items())
     lines = [f"would take {raw} raw, by {', '.join(declared['preprocess'])}"] if raw else []
@@ -141,7 +151,8 @@ def _operations(found: FoundConfig, model: nn.Module) -> dict[str, Any]:
     """
     if not found.config.chains.to_json():
         return {}
-    declared = declared_operations(found, bind_inputs(model, found.config), read_labels(found.config, found.directory))
+    labels = read_labels(found.config, found.document, found.directory)
+    declared = declared_operations(found, bind_inputs(model, found.config), labels)
     if declared is None:
         return {}
     chains = declared.operations.chains

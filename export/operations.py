@@ -1,7 +1,7 @@
 """The declared operations of an export: checked against the signature, their files read, and raw cases that prove them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,29 +51,28 @@ def declared_operations(found: FoundConfig, signature: Signature, labels: bytes 
     chains = found.config.chains
     if not chains.to_json():
         return None
-    chains, files = _with_files(chains, found)
+    files = _read_files(chains, found)
     texts = () if labels is None else tuple(labels.decode("utf-8").splitlines())
     by_output = {spec.name: texts for spec in signature.outputs if spec.labels is not None}
     try:
-        return DeclaredOperations(operations.make(chains, signature, files, by_output), files)
+        made = operations.make(chains, signature, files, by_output)
     except BadOperations as cause:
-        raise ConfigError(found.document.wrong(cause.path, str(cause))) from cause
+        raise ConfigError(f"{found.document.at(cause.path)}: {cause}") from cause
+    names = {named: "tokenizer.json" if number == 1 else f"tokenizer-{number}.json" for number, named in enumerate(files, 1)}
+    return DeclaredOperations(replace(made, chains=chains.renamed(names)), {names[named]: data for named, data in files.items()})
 
 
-def _with_files(chains: Chains, found: FoundConfig) -> tuple[Chains, dict[str, bytes]]:
-    """The chains with the artifact's names of their files, and those files."""
-    names: dict[str, str] = {}
+def _read_files(chains: Chains, found: FoundConfig) -> dict[str, bytes]:
+    """The files that the chains name, by the names that they give them."""
     files: dict[str, bytes] = {}
-    for number, (named, path) in enumerate(chains.files.items(), 1):
+    for named, path in chains.files.items():
         place = found.directory / named
         try:
-            data = place.read_bytes()
+            files[named] = place.read_bytes()
         except (OSError, ValueError) as cause:  # ValueError: a name that no file can have
             reason = cause.strerror if isinstance(cause, OSError) else cause
             raise ConfigError(found.document.wrong(path, f"{place} cannot be read: {reason}")) from cause
-        names[named] = "tokenizer.json" if number == 1 else f"tokenizer-{number}.json"
-        files[names[named]] = data
-    return chains.renamed(names), files
+    return files
 
 
 def with_artifact_names(config: Config, declared: DeclaredOperations | None) -> Config:
@@ -109,7 +108,7 @@ def raw_inputs(declared: DeclaredOperations | None, signature: Signature, sample
             refused.append(cause)
     if not made:
         raise ConfigError(
-            f"no made-up picture, text or row passes the declared operations ({refused[0]}); give real ones with --samples DIR"
+            f"no made-up picture, text or row will do: {refused[0]}; give real ones with --samples DIR"
         ) from refused[0]
     return made
 

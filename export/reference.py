@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from artifact.signature import Signature
+from artifact.signature import DTYPES, Signature, TensorSpec
 from export.cases import tensors
 from export.errors import ParityFailed
 
@@ -64,9 +64,8 @@ class Reference:
         try:
             answers = self._call(model, inputs, dtype)
         except Exception as cause:  # see above
-            first = next((line for line in str(cause).splitlines() if line.strip()), "")
             raise ParityFailed(
-                f"the model itself fails on a declared input, {shapes}: {type(cause).__name__}: {first[:300]}. "
+                f"the model itself fails on a declared input, {shapes}: {_words(cause)}. "
                 "Declare under dims and range only what the model takes"
             ) from cause
         sizes = self._signature.validate(inputs)
@@ -88,6 +87,45 @@ class Reference:
             answer: Any = model(*tensors(inputs, self._signature, dtype))
         answers = list(answer) if isinstance(answer, (tuple, list)) else [answer]
         return {spec.name: tensor.numpy() for spec, tensor in zip(self._signature.outputs, answers, strict=True)}
+
+
+def require_ranges(model: nn.Module, signature: Signature) -> None:
+    """Runs the model with both ends of every declared range of integers, one at a time and at the smallest sizes.
+
+    Raises:
+        ParityFailed: it fails with one: an embedding of fewer ids, say, of which a lowering would tell in words of its own.
+    """
+    sizes = {name: dim.min for name, dim in signature.dims.items()}
+    usual = {spec.name: _filled(spec, sizes, 0) for spec in signature.inputs}
+    ranges = [(spec, bound) for spec in signature.inputs if not spec.dtype.startswith("float") for bound in spec.range or ()]
+    if not ranges or _failure(model, usual, signature) is not None:  # a failure of all values is none of a range
+        return
+    for spec, bound in ranges:
+        if (cause := _failure(model, {**usual, spec.name: _filled(spec, sizes, bound)}, signature)) is not None:
+            raise ParityFailed(
+                f"input {spec.name} declares the range {[int(end) for end in spec.range or ()]}, but the model itself fails with "
+                f"{int(bound)}: {_words(cause)}. Declare only what it takes; of token ids, check the size of its vocabulary"
+            ) from cause
+
+
+def _filled(spec: TensorSpec, sizes: Mapping[str, int], value: float) -> np.ndarray:
+    """The input full of one value: the nearest one that it declares."""
+    low, high = spec.range or (value, value)
+    return np.full(spec.concrete(sizes), min(max(value, low), high), DTYPES[spec.dtype])
+
+
+def _failure(model: nn.Module, inputs: Arrays, signature: Signature) -> Exception | None:
+    try:
+        with torch.inference_mode():
+            model(*tensors(inputs, signature))
+    except Exception as cause:  # noqa: BLE001 (the model's own code: anything can come out)
+        return cause
+    return None
+
+
+def _words(cause: Exception) -> str:
+    first = next((line for line in str(cause).splitlines() if line.strip()), "")
+    return f"{type(cause).__name__}: {first[:300]}"
 
 
 def judged_by(wide: Arrays, eager: Arrays) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from export.operations import DeclaredOperations, RawInputs, declared_operations
 from export.pack import Packed, assemble, store
 from export.parity import Comparison, Given, Lowered, Proof, prove
 from export.pt2 import compare_pt2_weights, lower_pt2
+from export.reference import require_ranges
 from export.samples import Sample, read_samples
 from export.strict import Loaded, load_strictly
 from export.torchscript import compare_torchscript_weights, lower_torchscript
@@ -124,7 +125,7 @@ def prepare(request: ExportRequest, progress: Progress) -> Prepared:
     with progress.step("read checkpoint"):
         checkpoint = read(request.checkpoint)
         found = find_config(request.config, checkpoint)
-        labels = read_labels(found.config, found.directory)
+        labels = read_labels(found.config, found.document, found.directory)
     config = found.config
     with progress.step("build model"):
         model = build_model(config.model.name, config.model.params)
@@ -162,6 +163,7 @@ def build(prepared: Prepared, progress: Progress) -> Built:
     """
     with progress.step("capture"):
         captured = capture(prepared.model, prepared.signature)
+        require_ranges(prepared.model, captured.signature)
     models, compared = {}, {}
     for name in prepared.formats:
         with progress.step(f"lower to {name}"):

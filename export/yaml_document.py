@@ -5,7 +5,7 @@ Scalars follow YAML 1.2's core schema (https://yaml.org/spec/1.2.2/#103-core-sch
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +78,14 @@ def read_yaml(text: bytes, name: str) -> Document:
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{name} has {len(text)} bytes; a config has at most {MAX_BYTES}")
     try:
-        node = _compose(text.decode("utf-8"), name)
+        decoded = text.decode("utf-8")
     except UnicodeDecodeError as cause:
         raise ConfigError(f"{name} is not UTF-8 text: {cause.reason} at byte {cause.start}") from cause
-    except yaml.YAMLError as cause:
+    try:
+        node = _compose(decoded, name)
+    except yaml.MarkedYAMLError as cause:
+        raise ConfigError(_explain(cause, decoded, name)) from cause
+    except yaml.YAMLError as cause:  # a character that no YAML holds
         raise ConfigError(f"{name} is not YAML: {' '.join(str(cause).split())}") from cause
     places: dict[Path, tuple[int, int]] = {}
     data = _construct(node, (), places, name) if node is not None else {}
@@ -103,6 +107,40 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         if nodes > MAX_NODES:
             raise ConfigError(f"{place}: more than {MAX_NODES} values")
     return yaml.compose(text, Loader=_CoreLoader)
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str, name: str) -> str:
+    """Where the text is no YAML, in plain words, with the line itself; then the parser's own words."""
+    said = " ".join(part for part in (error.context, error.problem) if part)
+    unknown = (False, "it cannot be read on from here")
+    begins, plain = next(((begins, plain) for words, begins, plain in _PLAIN if words in said), unknown)
+    mark, noticed = (error.context_mark if begins else error.problem_mark), error.problem_mark
+    if mark is None or noticed is None:
+        return f"{name} is not YAML: {said}"
+    shown = "".join(text.splitlines()[mark.line : mark.line + 1])[max(mark.column - _SHOWN, 0) : mark.column + _SHOWN]
+    return (
+        f"{name}:{mark.line + 1}:{mark.column + 1}: not YAML: {plain}: {shown!r} "
+        f"(the parser: {said} at {noticed.line + 1}:{noticed.column + 1})"
+    )
+
+
+_SHOWN = 60
+"""Characters of a line in a message, on each side of the place."""
+_PLAIN: Sequence[tuple[str, bool, str]] = (
+    ("flow mapping", True, "the { that begins here is not closed, or a comma is missing in it"),
+    ("flow sequence", True, "the [ that begins here is not closed, or a comma is missing in it"),
+    ("unexpected end of stream", True, "the quote that begins here is not closed"),
+    (
+        "mapping values",
+        False,
+        "no key can stand here: indent it as its neighbours, end the line above with a colon, or quote a value that holds one",
+    ),
+    ("block mapping", False, "a key is expected here, indented as those above it"),
+    ("block collection", False, "a dash is expected here, indented as those above it"),
+    ("cannot start any token", False, "nothing can begin so: indent with spaces, and put such a value in quotes"),
+    ("another document", False, "a second document begins here, and a config is one"),
+)
+"""Words of PyYAML's, with libyaml or without; whether the mistake is where the part began that it speaks of; and ours."""
 
 
 def _construct(node: yaml.Node, path: Path, places: dict[Path, tuple[int, int]], name: str) -> Any:

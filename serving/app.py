@@ -376,6 +376,7 @@ async def model_config(request: Request) -> dict[str, Any]:
         "instances": str(instances),
         "max_rows": str(execution.max_rows),
         **({"tuned": execution.plan.told} if execution.plan.told else {}),
+        **({"labels": metadata.labels_text(served.labels)} if served.labels else {}),
     }
     return metadata.model_config(served.name, served.signature, engine, batching, facts)
 

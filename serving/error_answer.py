@@ -67,7 +67,7 @@ def error_answer(error: Exception, method: str, path: str, request_id: str) -> A
     headers = [("content-type", "application/json"), ("x-request-id", request_id)]
     if isinstance(error, HTTPException):  # the framework's own: no such route, or not with this method
         kind = http.HTTPStatus(status).phrase.title().replace(" ", "")
-        message = f"{method} {path}: {error.detail}"
+        message = f"{method:.32} {path}: {error.detail}"
         headers += [(name.lower(), value) for name, value in (error.headers or {}).items()]
     if isinstance(error, (EngineLost, QueueFull)):
         headers.append(("retry-after", str(error.retry_after_s)))

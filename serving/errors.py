@@ -19,9 +19,12 @@
   - DeadlinePassed       the request's own deadline passed before the engine could begin (504)
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from foundation.errors import StateserveError
+
+_SHOWN = 20
 
 
 class ServingError(StateserveError):
@@ -127,3 +130,9 @@ class DeadlinePassed(ServingError):
     """The request's own deadline passed before the engine could begin."""
 
     status: ClassVar[int] = 504
+
+
+def listed(names: Sequence[object]) -> str:
+    """What there is, as a message tells it: the first names, and how many more; `none`."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(map(str, names[:_SHOWN])) or 'none'}{more}"

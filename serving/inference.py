@@ -10,6 +10,7 @@ from foundation.environment import cores
 from serving.batcher import Job
 from serving.body import Arrivals
 from serving.error_answer import error_answer, reason
+from serving.errors import DeadlinePassed
 from serving.messages import Answer, Leaving, Request, parameter
 from serving.metrics import PROTOCOLS
 from serving.protocols.asked import Arrays
@@ -127,7 +128,7 @@ class Inference:
         self._failures.request_failed(reason(error))
         return error_answer(error, method, path, request_id)
 
-    async def answer(  # noqa: C901, PLR0912 - one coroutine, as its text says
+    async def answer(  # noqa: C901, PLR0912, PLR0915 - one coroutine, as its text says
         self, asked_for: Route, request: Request, request_id: str, leaving: Leaving
     ) -> Answer:
         """The answer, an error's too; raises nothing but CancelledError, and NotHere where the versions do.
@@ -144,14 +145,19 @@ class Inference:
                 encoding = request.headers.get("content-encoding")
                 if encoding is not None:
                     request.body = await asyncio.to_thread(decompress, request.body, encoding, self._max_body_bytes)
-                raw = served.raw
-                if raw is not None:
-                    asked = await raw.asked(asked_for.protocol, codec, request, leaving, self._beside)
+                raw, protocol = served.raw, asked_for.protocol
+                is_raw = raw is not None and raw.may_be_raw(protocol, request)
+                if raw is not None and is_raw:
+                    asked = await raw.asked(protocol, codec, request, leaving, self._beside)
                 elif len(request.body) <= SMALL_BYTES or codec.parsed_bytes(request) <= SMALL_BYTES:
                     asked = codec.decode(request)
                 else:
                     asked = await asyncio.get_running_loop().run_in_executor(self._thread, codec.decode, request)
+                if raw is not None and not is_raw and protocol == "predictions":
+                    raw.choose_reply(codec, request, asked)
                 decoded = time.perf_counter()
+                if asked.timeout_s and decoded - began > asked.timeout_s:
+                    raise DeadlinePassed("the deadline passed before the request could wait for the engine")
                 done = batcher.run_alone(asked.inputs, asked.rows) if self.active == 1 and not asked.priority else None
                 if done is None:
                     job = served.job(asked, began)
@@ -159,7 +165,7 @@ class Inference:
                     done = outputs, job.started_at, job.ended_at
                 outputs, begun, ended = done
                 if raw is not None:
-                    answer = await raw.answer(codec, asked, outputs, self._beside.pool)
+                    answer = await raw.answer(codec, asked, outputs, self._thread)
                 elif _is_small(outputs):
                     answer = codec.encode(asked, outputs)
                 else:

@@ -18,7 +18,7 @@ from serving.settings import ModelSettings
 class ServedModel(ServedVersion):
     """A version that passed its checks. Made by `load_model`, on the event loop, where all of it lives.
 
-    `artifact` is what runs, `planned` what settings and bench.json said when it was loaded.
+    `artifact` is what runs, `planned` what settings and bench.json said when it was loaded; `labels` are classes' by output.
     """
 
     def __init__(
@@ -29,9 +29,9 @@ class ServedModel(ServedVersion):
         self._calls = Calls(*place, prepared, settings)
         self.max_queue_rows = self._calls.max_queue_rows
         allowed = replace(limits, max_rows=self.max_queue_rows)
-        labels = served_labels(loaded.path, loaded.manifest)
-        codecs = codecs_of(place, loaded.signature, allowed, labels)
-        raw = raw_of(place, loaded.operations, loaded.signature, allowed, labels)
+        self.labels = served_labels(loaded.path, loaded.manifest)
+        codecs = codecs_of(place, loaded.signature, allowed, self.labels)
+        raw = raw_of(place, loaded.operations, loaded.signature, allowed, self.labels)
         metrics = VersionMetrics(*place)
         super().__init__(place, codecs, self._calls.batcher(metrics, arriving), metrics, settings, raw)
 

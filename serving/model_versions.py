@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from serving.errors import BadRequest, ModelNotFound, ModelNotReady
+from serving.errors import BadRequest, ModelNotFound, ModelNotReady, listed
 from serving.folders import Stamp, VersionFolder
 from serving.plan import Plan
 from serving.settings import ModelSettings
@@ -230,6 +230,5 @@ class ModelVersions(Generic[Version]):
 
     def _offer(self) -> str:
         """What is served, for a client that asked for something else."""
-        versions = ", ".join(map(str, sorted(self.served))) or "none"
-        labels = ", ".join(f"{label} ({version})" for label, version in sorted(self.labels.items()))
-        return f"versions served: {versions}; labels: {labels or 'none'}"
+        labels = [f"{label} ({version})" for label, version in sorted(self.labels.items())]
+        return f"versions served: {listed(sorted(self.served))}; labels: {listed(labels)}"

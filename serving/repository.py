@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Protocol, Self
 
 from foundation.errors import StateserveError
 from serving.daemon import in_thread_of_its_own
-from serving.errors import LoadFailed, ModelNotFound, ModelNotReady, NoRepository
+from serving.errors import LoadFailed, ModelNotFound, ModelNotReady, NoRepository, listed
 from serving.folders import VersionFolder, is_whole, model_names, plan_now, version_folders
 from serving.model_versions import ModelVersions, Version
 from serving.settings import ModelSettings, Settings
@@ -315,7 +315,7 @@ class Repository(Generic[Version]):
         """
         model = self._known(name)
         if label not in model.labels:
-            raise ModelNotFound(f"{name} has no label {label!r}; labels: {', '.join(sorted(model.labels)) or 'none'}")
+            raise ModelNotFound(f"{name} has no label {label!r}; labels: {listed(sorted(model.labels))}")
         del model.labels[label]
         self._settle(model)
 
@@ -377,9 +377,8 @@ class Repository(Generic[Version]):
             if model.trouble:
                 raise LoadFailed(f"{model.name}: {model.trouble}")
             if not model.folders or version not in {None, *model.folders}:
-                on_disk = ", ".join(map(str, model.folders)) or "none"
                 wanted = "no version" if version is None else f"no version {version}"
-                raise ModelNotFound(f"{model.name} has {wanted} on disk; there are: {on_disk}")
+                raise ModelNotFound(f"{model.name} has {wanted} on disk; there are: {listed([*model.folders])}")
             before = model.settings, model.pinned
             model.settings, model.pinned = settings, frozenset() if version is None else frozenset({version})
             model.unloaded = False
@@ -570,7 +569,7 @@ class Repository(Generic[Version]):
 
     def _unknown(self, name: str) -> ModelNotFound:
         there = sorted(model.name for model in self._models.values() if model.there)
-        return ModelNotFound(f"no model is called {name!r}; there are: {', '.join(there) or 'none'}")
+        return ModelNotFound(f"no model is called {name!r}; there are: {listed(there)}")
 
     def _why_not(self, name: str, version: str | None) -> ModelNotFound | ModelNotReady:
         if self._closing:

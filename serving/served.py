@@ -112,6 +112,8 @@ class ServedVersion:
         self.metrics = metrics
         self.settings = settings
         self.raw = raw
+        if raw is not None:
+            raw.default_timeout_s = settings.default_timeout_s
         self.in_flight = 0
         self._loop = asyncio.get_running_loop()
         self._levels, self._default_priority = settings.priority_levels, settings.default_priority

@@ -95,11 +95,13 @@ def _chains(data: Any, side: str, known: Mapping[str, type[Kept]]) -> dict[str, 
         return {ONLY: _chain(data, (side,), known)}
     if not isinstance(data, dict):
         shown = json.dumps(data, default=str)
-        raise BadOperations(f"{side} is a list of operations, or a mapping of names to such lists, not {shown:.80}", (side,))
+        raise BadOperations(f"a list of operations is expected, or a mapping of names to such lists, not {shown:.80}", (side,))
     for name in data:
         if not isinstance(name, str) or _NAME.fullmatch(name) is None:
             raise BadOperations(f"{name!r} is no name of an input or output: it has letters, digits and _", (side, name))
-    return {name: _chain(chain, (side, name), known) for name, chain in data.items()}
+    return {
+        name: () if chain == [] and side == "postprocess" else _chain(chain, (side, name), known) for name, chain in data.items()
+    }
 
 
 def _chain(data: Any, path: Path, known: Mapping[str, type[Kept]]) -> tuple[Declared[Kept], ...]:
@@ -123,9 +125,26 @@ def _one(item: Any, path: Path, known: Mapping[str, type[Kept]]) -> Declared[Kep
         raise BadOperations(f"the parameters of {name} hold more than plain data: {cause}", (*path, name)) from cause
     except ValidationError as cause:
         # of a value that may be of several types, the problem that lies deepest is of the type that was meant
-        problem = max(cause.errors(include_url=False), key=lambda one: len(_inside(parameters, one["loc"])))
+        problem = max(map(_of_tag, cause.errors(include_url=False)), key=lambda one: len(_inside(parameters, one["loc"])))
         raise BadOperations(_message(problem, known[name]), (*path, name, *_inside(parameters, problem["loc"]))) from cause
     return Declared(name, operation, (*path, name))
+
+
+def _of_tag(problem: Any) -> Any:
+    """The problem as one of the parameter by which the models of a union are told apart, where it is."""
+    if problem["type"] not in {"union_tag_invalid", "union_tag_not_found"}:
+        return problem
+    tag = problem["ctx"]["discriminator"].strip("'")
+    if tag not in problem["input"]:
+        return {**problem, "type": "missing", "loc": (*problem["loc"], tag)}
+    expected = " or ".join(problem["ctx"]["expected_tags"].split(", "))
+    return {
+        "type": "literal_error",
+        "loc": (*problem["loc"], tag),
+        "msg": f"Input should be {expected}",
+        "input": problem["input"][tag],
+        "ctx": {"expected": expected},
+    }
 
 
 def _inside(data: Any, location: Path) -> Path:
@@ -162,8 +181,14 @@ def _is_tagged(model: type[BaseModel], tag: str | int) -> bool:
 
 def nearest(name: object, known: Sequence[str]) -> str:
     """The end of a message about an unknown name: the known one that is like it, or all that are known."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"; nearest: {close[0]}" if close else f"; known: {', '.join(known) or 'none'}"
+    return _close(name, known) or f"; known: {', '.join(known) or 'none'}"
+
+
+def _close(name: object, known: Sequence[str]) -> str:
+    """As `nearest`; empty where none is like it."""
+    in_lower_case = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(str(name).lower(), in_lower_case, n=1)
+    return f"; nearest: {in_lower_case[found[0]]}" if found else ""
 
 
 def _message(problem: Any, operation: type[Operation]) -> str:
@@ -173,7 +198,9 @@ def _message(problem: Any, operation: type[Operation]) -> str:
         return f"parameter {problem['loc'][-1]!r} is required, but not there"
     message = problem["msg"].removeprefix("Value error, ")
     shown = "" if problem["type"] == "value_error" else f", got {json.dumps(problem['input'])}"
-    return f"{message[:1].lower()}{message[1:]}{shown}"
+    # what is expected of an enumerated parameter is words: 'bilinear' or 'bicubic'
+    allowed = re.findall("'([^']*)'", problem["ctx"]["expected"]) if problem["type"] == "literal_error" else ()
+    return f"{message[:1].lower()}{message[1:]}{shown}{_close(problem['input'], allowed)}"
 
 
 def _to_json(chains: Mapping[str, tuple[Declared[Any], ...]]) -> Any:

@@ -9,6 +9,9 @@
 - EngineUnavailable
   - OperationsUnavailable   a package that the operations need is not installed
 - BadOperations       the declaration is wrong; `path` says where in the YAML
+
+- ValueError
+  - BadParameter      what an operation itself says, where one of its parameters is at fault
 """
 
 from typing import ClassVar
@@ -43,8 +46,19 @@ class OperationsUnavailable(EngineUnavailable):
 
 
 class BadOperations(ArtifactError):
-    """The declaration of operations is wrong; `path` leads to the place in the YAML, from `preprocess` or `postprocess` on."""
+    """The declaration of operations is wrong; `path` leads to the place in the YAML, from `preprocess` or `postprocess` on.
 
-    def __init__(self, message: str, path: tuple[str | int, ...]) -> None:
-        super().__init__(message)
+    The message begins with the path.
+    """
+
+    def __init__(self, problem: str, path: tuple[str | int, ...]) -> None:
+        super().__init__(f"{'.'.join(map(str, path))}: {problem}")
+        self.path = path
+
+
+class BadParameter(ValueError):
+    """What an operation itself says, where one of its parameters is at fault; `path` leads to it."""
+
+    def __init__(self, problem: str, *path: str | int) -> None:
+        super().__init__(problem)
         self.path = path

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from artifact.operations.raw import RawKind
 from artifact.raw_limits import RawLimits
+from artifact.signature import TensorSpec
 
 Files = Mapping[str, bytes]
 """The files that operations name (tokenizer.json), by the name that the declaration gives them."""
@@ -83,6 +84,17 @@ class Tensors:
 Kind = Raw | Image | Tensor | Tensors
 
 
+def number(value: float, dtype: str) -> str:
+    """A number as short as its dtype tells it apart: so that who declares it declares enough."""
+    return str(np.dtype(dtype).type(value)).removesuffix(".0") if dtype.startswith("float") else f"{value:.15g}"
+
+
+def declared_range(spec: TensorSpec) -> str:
+    """What an input declares, for a message; its range is not None."""
+    low, high = spec.range or (-np.inf, np.inf)
+    return f"input {spec.name} declares the range [{low:.15g}, {high:.15g}]"
+
+
 class Operation(BaseModel):
     """The parameters of one operation, as the YAML gives them."""
 
@@ -105,6 +117,7 @@ class InputOperation(Operation):
 
         Raises:
             ValueError: it does not take that kind; the message says which it takes, and what to do.
+            BadParameter: the same, where one parameter is at fault.
         """
 
     @abstractmethod
@@ -114,6 +127,17 @@ class InputOperation(Operation):
         Raises:
             OperationsUnavailable: a package that it needs is not installed.
         """
+
+    def require_within(self, made: "Tensor", spec: TensorSpec) -> None:
+        """Asked of a chain's last operation: whether all that the chain makes lies within the range of an input, if it has one.
+
+        Raises:
+            ValueError: it need not; the message says what is made, and what to do.
+            BadParameter: the same, where one parameter is at fault.
+        """
+        if spec.bounds is not None and not spec.bounds[0] <= made.low <= made.high <= spec.bounds[1]:
+            values = f"{number(made.low, made.dtype)} to {number(made.high, made.dtype)}"
+            raise ValueError(f"the chain makes values from {values}, but {declared_range(spec)}; declare what it makes")
 
     def file_fields(self) -> tuple[str, ...]:
         """The names of the parameters that name files."""

@@ -30,7 +30,7 @@ class Operations:
     raw_inputs: tuple[RawSpec, ...]
     signature: Signature
     _inputs: Mapping[str, Callable[[Any, RawLimits], Row]]
-    _fills: Mapping[str, Tensor]
+    _tensors: Mapping[str, Tensor]
     _outputs: Mapping[str, Callable[[Row], Any]]
 
     @property
@@ -51,6 +51,10 @@ class Operations:
             row |= prepare(raw[name], limits)
         return row
 
+    def span(self, name: str) -> float:
+        """The difference between the largest and the smallest value that the tensor can hold."""
+        return self._tensors[name].high - self._tensors[name].low
+
     def join(self, rows: Sequence[Row]) -> Row:
         """Rows as one batch, along the leading dimension; those of several lengths are filled up to the longest.
 
@@ -64,9 +68,9 @@ class Operations:
         }
 
     def _joined(self, spec: TensorSpec, arrays: list[np.ndarray]) -> np.ndarray:
-        fill = self._fills.get(spec.name)
-        if fill is not None:
-            return _filled(spec, self.signature, arrays, fill)
+        tensor = self._tensors[spec.name]
+        if tensor.fill is not None:
+            return _filled(spec, self.signature, arrays, tensor)
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
             shown = ", ".join(str(list(shape[1:])) for shape in sorted(shapes))
@@ -120,7 +124,7 @@ def make(chains: Chains, signature: Signature, files: Files, labels: Labels) -> 
         raw_inputs=tuple(one.spec for one in inputs),
         signature=signature,
         _inputs={one.spec.name: one.prepare for one in inputs},
-        _fills={name: tensor for one in inputs for name, tensor in one.tensors.items() if tensor.fill is not None},
+        _tensors={name: tensor for one in inputs for name, tensor in one.tensors.items()},
         _outputs=dict(output_chain(name, chain, outputs) for name, chain in chains.postprocess.items()),
     )
 

@@ -14,19 +14,18 @@ from artifact.operations.outputs import plain
 def output_chain(
     name: str, chain: Sequence[Declared[OutputOperation]], outputs: Mapping[str, Output]
 ) -> tuple[str, Callable[[Mapping[str, np.ndarray]], Any]]:
-    """The output's name, and the function that makes plain JSON data of one row of all outputs.
+    """The output's name, and the function that makes plain JSON data of one row of all outputs; without operations, its numbers.
 
     Raises:
         BadOperations: the chain does not fit, with the place in the YAML.
     """
-    path = chain[0].path
     if name == ONLY:
         if len(outputs) != 1:
-            shown = ", ".join(outputs)
-            raise BadOperations(f"the model gives {shown}: name the chain's, as {{{next(iter(outputs))}: [...]}}", path[:1])
+            problem = f"the model gives {', '.join(outputs)}: name the chain's, as {{{next(iter(outputs))}: [...]}}"
+            raise BadOperations(problem, ("postprocess",))
         name = next(iter(outputs))
     if name not in outputs:
-        raise BadOperations(f"{name!r} is no output of the model; they are {', '.join(outputs)}", path[:2])
+        raise BadOperations(f"{name!r} is no output of the model; they are {', '.join(outputs)}", ("postprocess", name))
     value, steps = outputs[name], []
     for one in chain:
         try:

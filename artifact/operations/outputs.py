@@ -26,9 +26,9 @@ class Softmax(OutputOperation):
 
     def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
         """Numbers -> probabilities of the same shape."""
-        shape = _floats("softmax", given)
+        shape = _floats(given)
         if not -len(shape) <= self.axis < len(shape):
-            raise ValueError(f"softmax: axis {self.axis} is not in a row of {len(shape)} dimension(s)")
+            raise ValueError(f"axis {self.axis} is not in a row of {len(shape)} dimension(s)")
         return replace(given, dtype="float64", score="probability")
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
@@ -41,7 +41,7 @@ class Sigmoid(OutputOperation):
 
     def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
         """Numbers -> probabilities of the same shape."""
-        _floats("sigmoid", given)
+        _floats(given)
         return replace(given, dtype="float64", score="probability")
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
@@ -56,9 +56,9 @@ class TopK(OutputOperation):
 
     def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
         """A vector of numbers -> JSON."""
-        size = _vector("topk", given)
+        size = _vector(given)
         if self.k > size:
-            raise ValueError(f"topk: k is {self.k}; the row has {size} values")
+            raise ValueError(f"k is {self.k}; the row has {size} values")
         return replace(given, shape=None)
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
@@ -71,7 +71,7 @@ class ArgMax(OutputOperation):
 
     def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
         """A vector of numbers -> JSON."""
-        _vector("argmax", given)
+        _vector(given)
         return replace(given, shape=None)
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
@@ -86,7 +86,7 @@ class Threshold(OutputOperation):
 
     def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
         """A vector of numbers -> JSON."""
-        _vector("threshold", given)
+        _vector(given)
         return replace(given, shape=None)
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
@@ -99,8 +99,8 @@ class NormalizeLength(OutputOperation):
 
     def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:  # noqa: ARG002 - the interface
         """Numbers -> numbers of the same shape."""
-        if not _floats("normalize_length", given):
-            raise ValueError("normalize_length takes vectors; a row of this output is one number")
+        if not _floats(given):
+            raise ValueError("it takes vectors; a row of this output is one number")
         return replace(given, dtype="float64", score="score")
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
@@ -121,12 +121,12 @@ class Boxes(OutputOperation):
 
     def kind_of(self, given: Output, outputs: Mapping[str, Output]) -> Output:
         """Boxes -> JSON."""
-        shape = _floats("boxes", given)
+        shape = _floats(given)
         if self.scores not in outputs:
-            raise ValueError(f"boxes: {self.scores!r} is no output of the model; they are {', '.join(outputs)}")
-        scores = _floats("boxes", outputs[self.scores])
+            raise ValueError(f"{self.scores!r} is no output of the model; they are {', '.join(outputs)}")
+        scores = _floats(outputs[self.scores])
         if len(shape) != 2 or shape[1] != 4 or len(scores) not in {1, 2} or scores[0] != shape[0]:
-            raise ValueError(f"boxes takes boxes [n, 4] with scores [n] or [n, classes], not {list(shape)} with {list(scores)}")
+            raise ValueError(f"it takes boxes [n, 4] with scores [n] or [n, classes], not {list(shape)} with {list(scores)}")
         return replace(given, shape=None)
 
     def step(self, given: Output, outputs: Mapping[str, Output]) -> OutputStep:  # noqa: ARG002 - the interface
@@ -135,9 +135,10 @@ class Boxes(OutputOperation):
         return lambda value, row: self._best(scores, value, row[self.scores])
 
     def _best(self, declared: Output, boxes: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-        classes = None if scores.ndim == 1 else np.array([descending(row)[0] for row in scores], np.int64)
+        classes = None if scores.ndim == 1 else largest(scores)
         best = scores if classes is None else np.take_along_axis(scores, classes[:, np.newaxis], 1)[:, 0]
-        chosen = [place for place in descending(best) if best[place].item() >= self.min_score][: self.most]
+        enough = np.flatnonzero(best.astype(np.float64) >= self.min_score)
+        chosen = enough[descending(best[enough])[: self.most]].tolist()
         found = []
         for place in chosen:
             box = [plain(side) for side in boxes[place].tolist()]
@@ -188,6 +189,15 @@ def descending(value: np.ndarray) -> list[int]:
     return np.lexsort((-value.astype(np.float64), missing)).tolist()
 
 
+def largest(rows: np.ndarray) -> np.ndarray:
+    """The place of the largest value of each row, of numbers with a point: the first of `descending`."""
+    missing = np.isnan(rows)
+    places = np.where(missing, -np.inf, rows).argmax(axis=1)
+    lost = np.flatnonzero(missing[np.arange(len(rows)), places])  # what is there is -inf, or nothing is
+    places[lost] = (~missing[lost]).argmax(axis=1)
+    return places
+
+
 def plain(value: Any) -> Any:
     """Numbers as JSON has them, in lists too: NaN and the infinities, for which it has no words, are None."""
     if isinstance(value, list):
@@ -203,17 +213,17 @@ def _name(given: Output, index: int) -> dict[str, Any]:
     return {"index": index} if given.labels is None else {"label": given.labels[index], "index": index}
 
 
-def _floats(name: str, given: Output) -> tuple[int | str, ...]:
+def _floats(given: Output) -> tuple[int | str, ...]:
     if given.shape is None or not given.dtype.startswith("float"):
         found = "what an operation made of it" if given.shape is None else given.dtype
-        raise ValueError(f"{name} takes floating-point numbers, not {found}")
+        raise ValueError(f"it takes floating-point numbers, not {found}")
     return given.shape
 
 
-def _vector(name: str, given: Output) -> int | float:
+def _vector(given: Output) -> int | float:
     """The size of a row that is a vector; infinite where it is a named dimension."""
     if given.shape is None or given.dtype == "bool" or len(given.shape) != 1:
         found = "what an operation made of it" if given.shape is None else f"{given.dtype} {list(given.shape)}"
-        raise ValueError(f"{name} takes a row that is a vector of numbers, not {found}")
+        raise ValueError(f"it takes a row that is a vector of numbers, not {found}")
     (size,) = given.shape
     return size if isinstance(size, int) else math.inf

@@ -1,5 +1,6 @@
 """A row of a table: named columns become a vector of numbers. docs/operations.md gives the formula."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -7,9 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from artifact.operations.errors import BadRow
-from artifact.operations.kinds import Files, InputOperation, Kind, Operation, Raw, Step, Tensor
+from artifact.operations.errors import BadParameter, BadRow
+from artifact.operations.kinds import Files, InputOperation, Kind, Operation, Raw, Step, Tensor, declared_range, number
 from artifact.operations.raw import RawKind
+from artifact.signature import TensorSpec
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Read = Callable[[Any], list[float]]
@@ -34,9 +36,15 @@ class NumberColumn(Operation):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the largest number that it makes, as far as min and max say it: one bound alone is both."""
-        known = [(bound - self.mean) / self.std for bound in (self.min, self.max) if bound is not None] or [0.0]
-        return known[0], known[-1]
+        """The least and the largest number that it makes; infinite where min and max do not say it."""
+        least, most = -math.inf if self.min is None else self.min, math.inf if self.max is None else self.max
+        return (least - self.mean) / self.std, (most - self.mean) / self.std
+
+    def explain(self, values: str, declared: str) -> str:
+        """Why it makes values that an input does not declare."""
+        if lacking := [name for name, bound in (("min", self.min), ("max", self.max)) if bound is None]:
+            return f"declare {' and '.join(lacking)} of column {self.name!r}: without, it makes any number, and {declared}"
+        return f"column {self.name!r}, of {self._allowed()}, makes {values}, but {declared}; declare what it makes"
 
     @model_validator(mode="after")
     def _missing_fits(self) -> "NumberColumn":
@@ -92,6 +100,10 @@ class CategoryColumn(Operation):
     def bounds(self) -> tuple[float, float]:
         """The least and the largest number that it makes."""
         return 0.0, 1.0 if self.encode == "one_hot" else len(self.values) - 1.0
+
+    def explain(self, values: str, declared: str) -> str:
+        """Why it makes values that an input does not declare."""
+        return f"column {self.name!r} makes {values}, but {declared}; declare what it makes"
 
     @model_validator(mode="after")
     def _values_fit(self) -> "CategoryColumn":
@@ -150,10 +162,27 @@ class Table(InputOperation):
     def kind_of(self, given: Kind, files: Files) -> Kind:  # noqa: ARG002 - the interface
         """A row -> a vector."""
         if not isinstance(given, Raw):
-            raise ValueError(f"table takes a row as it was sent, not {given}")  # noqa: TRY004 - as every `kind_of`
-        bounds = [column.bounds for column in self.columns]
-        low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-        return Tensor(self.dtype, (sum(column.size for column in self.columns),), low, high)
+            raise ValueError(f"it takes a row as it was sent, not {given}")  # noqa: TRY004 - as every `kind_of`
+        lows, highs = zip(*map(self._bounds, self.columns), strict=True)
+        return Tensor(self.dtype, (sum(column.size for column in self.columns),), min(lows), max(highs))
+
+    def require_within(self, made: Tensor, spec: TensorSpec) -> None:  # noqa: ARG002 - the interface
+        """Each column by itself, so that the message names one."""
+        if spec.bounds is None:
+            return
+        for place, column in enumerate(self.columns):
+            least, most = self._bounds(column)
+            if not spec.bounds[0] <= least <= most <= spec.bounds[1]:
+                values = f"{number(least, self.dtype)} to {number(most, self.dtype)}"
+                raise BadParameter(column.explain(values, declared_range(spec)), "columns", place)
+
+    def _bounds(self, column: NumberColumn | CategoryColumn) -> tuple[float, float]:
+        """The least and the largest number of a column, as the tensor holds them."""
+        if self.dtype.startswith("int"):
+            return column.bounds
+        with np.errstate(over="ignore"):
+            low, high = np.array(column.bounds).astype(self.dtype).tolist()
+        return low, high
 
     def step(self, given: Kind, files: Files) -> Step:  # noqa: ARG002 - the interface
         """The function."""
@@ -164,7 +193,7 @@ class Table(InputOperation):
                 raise BadRow(f"a row is an object by column, not {type(row).__name__}")
             if unknown := [str(name) for name in row if name not in reads]:
                 raise BadRow(f"the row has an unknown column {_shown(unknown[0])}; they are {', '.join(sorted(reads)[:20])}")
-            return self._vector([number for name, read in reads.items() for number in read(row.get(name))])
+            return self._vector([one for name, read in reads.items() for one in read(row.get(name))])
 
         return table
 
@@ -173,12 +202,19 @@ class Table(InputOperation):
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             vector = wide.astype(self.dtype)
         if not self.dtype.startswith("int"):
-            _require(np.isfinite(vector), wide, f"which {self.dtype} cannot hold")
+            self._require(np.isfinite(vector), wide, f"which {self.dtype} cannot hold")
             return vector
-        _require(np.abs(wide) < _BEYOND_EXACT, wide, "but whole numbers are exact only below 2^53")
-        _require(wide == np.floor(wide), wide, "but the model takes whole numbers")
-        _require(vector == wide, wide, f"which {self.dtype} cannot hold")
+        self._require(np.abs(wide) < _BEYOND_EXACT, wide, "but whole numbers are exact only below 2^53")
+        self._require(wide == np.floor(wide), wide, "but the model takes whole numbers")
+        self._require(vector == wide, wide, f"which {self.dtype} cannot hold")
         return vector
+
+    def _require(self, holds: np.ndarray, numbers: np.ndarray, problem: str) -> None:
+        if not holds.all():
+            place = int(np.argmin(holds))
+            ends = itertools.accumulate(column.size for column in self.columns)
+            name = next(column.name for column, end in zip(self.columns, ends, strict=True) if place < end)
+            raise BadRow(f"column {name!r} makes {float(numbers[place]):g}, {problem}")
 
 
 _BEYOND_EXACT = 1 << 53
@@ -199,13 +235,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def _key(value: Any) -> tuple[type, Any] | None:
-    """Values are equal if they are so in JSON: `true` is not 1. None: no value of a category, and never looked into."""
+    """Values are equal if they are so in JSON: `true` is not 1, 1.0 is. None: no value of a category, and never looked into."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
     return (type(value), value) if isinstance(value, str | int | bool) else None
-
-
-def _require(holds: np.ndarray, numbers: np.ndarray, problem: str) -> None:
-    if not holds.all():
-        raise BadRow(f"the row makes {float(numbers[np.argmin(holds)]):g}, {problem}")
 
 
 def _shown(value: Any) -> str:

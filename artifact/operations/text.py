@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from artifact.operations.errors import BadText, OperationsUnavailable, TooLarge
+from artifact.operations.errors import BadParameter, BadText, OperationsUnavailable, TooLarge
 from artifact.operations.kinds import Files, InputOperation, Kind, Raw, Step, Tensor, Tensors
 from artifact.operations.raw import RawKind
 from artifact.operations.tokens import Layout, cut, is_failure
@@ -67,7 +67,7 @@ class Tokenize(InputOperation):
     def kind_of(self, given: Kind, files: Files) -> Kind:
         """A text -> token ids, their mask, and which of two texts each is of."""
         if not isinstance(given, Raw):
-            raise ValueError(f"tokenize takes a text as it was sent, not {given}")  # noqa: TRY004 - as every `kind_of`
+            raise ValueError(f"it takes a text as it was sent, not {given}")  # noqa: TRY004 - as every `kind_of`
         tokenizer = self._tokenizer(files)
         size = self.max_tokens if self.padding == "max" else None
         pad_id = self._pad_id(tokenizer)
@@ -119,10 +119,17 @@ class Tokenize(InputOperation):
         except BaseException as cause:
             if not is_failure(cause):
                 raise
-            raise ValueError(f"{self.file} is no tokenizer.json that the tokenizers package reads: {cause}") from cause
-        special = Layout.of(tokenizer, pair=self.pair).special
+            problem = f"{self.file} is no tokenizer.json that the tokenizers package reads: {cause}"
+            raise BadParameter(problem, "file") from cause
+        if dropout := getattr(tokenizer.model, "dropout", None):
+            problem = f"{self.file} has a dropout of {dropout:g}: a text would become other tokens each time; set it to null"
+            raise BadParameter(problem, "file")
+        try:
+            special = Layout.of(tokenizer, pair=self.pair).special
+        except ValueError as cause:
+            raise BadParameter(f"{self.file}: {cause}", "file") from cause
         if self.max_tokens <= special:
-            raise ValueError(f"max_tokens is {self.max_tokens}; {self.file} adds {special} tokens to every text")
+            raise BadParameter(f"{self.max_tokens} leaves no room: {self.file} adds {special} tokens to every text", "max_tokens")
         return tokenizer
 
     def _pad_id(self, tokenizer: "Tokenizer") -> int:
@@ -130,7 +137,7 @@ class Tokenize(InputOperation):
             return self.pad_id
         found = next((number for pad in PADS if (number := tokenizer.token_to_id(pad)) is not None), None)
         if found is None:
-            raise ValueError(f"{self.file} has no token for padding ({', '.join(PADS)}); declare pad_id")
+            raise BadParameter(f"{self.file} has no token for padding ({', '.join(PADS)}); declare pad_id", "file")
         return found
 
 

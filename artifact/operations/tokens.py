@@ -4,7 +4,8 @@ The tokenizers package is not let to cut: it keeps what it cuts off, for two tex
 those of the other. For two texts of 64 KB that is more memory than machines have, and ends the process.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _WORDS = ("a", "0", "the")
-"""Texts one of which every tokenizer makes a token of, or more: they show where texts stand in the layout."""
+"""Texts one of which nearly every tokenizer makes a token of, or more."""
+_OWN_WORDS = 100
+"""So many of its own tokens are tried, the first ones: a vocabulary of ACGT, say, without a token for what is unknown."""
 
 Part = tuple[int | None, int, int | None]
 
@@ -25,16 +28,18 @@ class Layout:
 
     @classmethod
     def of(cls, tokenizer: "Tokenizer", *, pair: bool) -> "Layout":
-        """The layout of a tokenizer that neither cuts nor fills.
+        """The layout of a tokenizer that neither cuts nor fills: where it puts a word that it knows.
 
         Raises:
-            ValueError: it has no place for so many texts, or has one of them twice, or fails.
+            ValueError: it knows none, has no place for so many texts, or has one of them twice, or fails.
         """
-        for word in _WORDS:
-            layout = cls(_parts(tokenizer, word, word if pair else None))
-            if sorted(text for _, _, text in layout.parts if text is not None) == [0, 1][: 1 + pair]:
-                return layout
-        raise ValueError(f"the tokenizer has no place for {'two texts; declare pair: false' if pair else 'a text'}")
+        word = _known_word(tokenizer, pair=pair)
+        layout = cls(_parts(tokenizer, word, word if pair else None))
+        if sorted(text for _, _, text in layout.parts if text is not None) == [0, 1][: 1 + pair]:
+            return layout
+        if pair:
+            raise ValueError("the tokenizer has no place for two texts; declare pair: false, or mend its post_processor")
+        raise ValueError("the tokenizer has no place for a text, or has it twice; mend its post_processor: a template has one $A")
 
     @property
     def special(self) -> int:
@@ -75,13 +80,40 @@ def cut(texts: Sequence[Sequence[int]], room: int, side: Literal["right", "left"
     return [text[len(text) - size :] for text, size in zip(texts, most, strict=True)]
 
 
+def _known_word(tokenizer: "Tokenizer", *, pair: bool) -> str:
+    """A text that becomes a token at least; twice, where rows are of two.
+
+    Raises:
+        ValueError: the tokenizer makes none of the usual words, nor of its own.
+    """
+    problem = None
+    for word in itertools.chain(_WORDS, _own_words(tokenizer)):
+        try:
+            if tokenizer.encode(word, word if pair else None, add_special_tokens=False).ids:
+                return word
+        except BaseException as cause:  # WordLevel, Unigram and WordPiece fail on what is unknown
+            if not is_failure(cause):
+                raise
+            problem = cause
+    raise ValueError(
+        f"the tokenizer makes no token of {', '.join(map(repr, _WORDS))}, nor of the first {_OWN_WORDS} of its own tokens "
+        f"({problem or 'they become nothing'}); give its model an unk_token, or mend its normalizer, pre_tokenizer or "
+        "post_processor, whose template has one $A"
+    ) from problem
+
+
+def _own_words(tokenizer: "Tokenizer") -> Iterator[str]:
+    vocabulary = tokenizer.get_vocab()
+    yield from sorted(vocabulary, key=vocabulary.__getitem__)[:_OWN_WORDS]
+
+
 def _parts(tokenizer: "Tokenizer", first: str, second: str | None) -> tuple[Part, ...]:
     try:
         found = tokenizer.encode(first, second)
     except BaseException as cause:
         if not is_failure(cause):
             raise
-        raise ValueError(f"the tokenizer fails on the text {first!r}: {cause}") from cause
+        raise ValueError(f"the tokenizer's post_processor fails on the text {first!r}: {cause}; mend it") from cause
     parts: list[Part] = []
     last = None
     for token, text, type_id, special in zip(

@@ -137,6 +137,11 @@ class RemoteVersion:
         return self.found.planned
 
     @property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Those of classes, by output."""
+        return self.found.read.labels
+
+    @property
     def signature(self) -> Signature:
         """What the model takes and gives."""
         return self.artifact.manifest.signature

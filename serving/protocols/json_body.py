@@ -158,13 +158,18 @@ def read_object(body: bytes, max_depth: int, max_lists: int) -> dict[str, Any]:
 
 def nesting(body: bytes) -> int:
     """How deep the lists and objects of a JSON text are nested, which need not be a good one."""
+    return nesting_and_lists(body)[0]
+
+
+def nesting_and_lists(body: bytes) -> tuple[int, int]:
+    """How deep the lists and objects of a JSON text are nested, which need not be a good one, and how many there are."""
     # Outside of strings a backslash is no JSON; within them, only quotes that none precedes count, and `\\` is none.
     marks = np.frombuffer(body.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
     marks = marks[_MARKS[marks]]
     in_text = np.add.accumulate(marks == ord('"'), dtype=np.uint8) % 2 == 1
     marks = marks[~in_text] | 0x20  # which makes "[" a "{", and "]" a "}"
     steps = (marks == ord("{")).view(np.int8) - (marks == ord("}")).view(np.int8)
-    return int(np.add.accumulate(steps, dtype=np.int32).max(initial=0))
+    return int(np.add.accumulate(steps, dtype=np.int32).max(initial=0)), int((steps > 0).sum())
 
 
 def kind_of(value: object) -> str:

@@ -127,6 +127,11 @@ def signature_text(signature: Signature) -> str:
     return orjson.dumps(signature.to_json()).decode()
 
 
+def labels_text(labels: Mapping[str, Sequence[str]]) -> str:
+    """The names of classes by output, for programs: JSON."""
+    return orjson.dumps(labels).decode()
+
+
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": _sizes(spec.shape)}
 

@@ -333,7 +333,7 @@ class OipCodec:
             terms = Terms(self._form(self._wanted(outputs, is_binary=is_binary)))
         if priority or timeout_us:
             terms = Terms(terms.form, b"", priority, timeout_us)
-        return _with_id(terms, document.get("id", ""))
+        return _with_id(terms, document.get("id"))
 
     def _wanted(self, outputs: Sequence[Any], *, is_binary: bool) -> tuple[Wanted, ...]:
         wanted: dict[str, Wanted] = {}
@@ -413,7 +413,7 @@ def _asked(inputs: Arrays, rows: int, group: tuple[int, ...], terms: Terms, time
 
 
 def _with_id(terms: Terms, id_: object) -> Terms:
-    if id_ == "":
+    if id_ is None or id_ == "":
         return terms
     if not isinstance(id_, str):
         raise BadRequest(f"the request: id is {kind_of(id_)}; a string is expected")
@@ -450,7 +450,8 @@ def _stated_input(entry: Mapping[str, Any], where: str) -> Stated:
     parameters = _optional(entry, "parameters", dict, {}, where)
     if "shared_memory_region" in parameters:
         raise BadRequest(f"{where} is in shared memory, which is not offered; send its data")
-    data_bytes = _count(parameters, "binary_data_size", where) if "binary_data_size" in parameters else None
+    is_binary = parameters.get("binary_data_size") is not None
+    data_bytes = _count(parameters, "binary_data_size", where) if is_binary else None
     if ("data" in entry) == (data_bytes is not None):
         found = "both data and binary_data_size" if "data" in entry else "neither data nor binary_data_size"
         raise BadRequest(f"{where} has {found}; one of them is expected")

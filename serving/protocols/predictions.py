@@ -76,6 +76,8 @@ _NPY_MEMBER = re.compile(
     rb"""shape['"]\s*:\s*\((?P<shape>[\d\s,]*)\))\s*(?:,\s*|(?=\}))"""
 )
 
+_NPY_SIZE = re.compile(rb"0+|[1-9][0-9]{0,18}")  # as Python writes integers
+
 Read = tuple[Arrays, int, tuple[int, ...]]  # inputs, rows, group
 
 
@@ -290,7 +292,8 @@ def _npy_start(body: bytes) -> int:
 
 def _npy_members(header: bytes) -> tuple[str, bool, Shape]:
     """Element type, whether columns come first, and shape, as the Python dictionary in the header of a .npy file has them."""
-    text = header[10 if header[6] == 1 else 12 :].strip()
+    stated = header[10 if header[6] == 1 else 12 :]
+    text = stated.strip()
     found: dict[str, bytes] = {}
     at = 1
     while (member := _NPY_MEMBER.match(text, at)) is not None:
@@ -299,8 +302,8 @@ def _npy_members(header: bytes) -> tuple[str, bool, Shape]:
     shape = found.get("shape", b"").strip()
     sizes = [size.strip() for size in shape.removesuffix(b",").split(b",")] if shape else []
     is_tuple = len(sizes) != 1 or shape.endswith(b",")
-    is_whole = text[:1] == b"{" and text[at:] == b"}" and len(found) == 3
-    if not is_whole or not is_tuple or not all(size.isdigit() and len(size) < 20 for size in sizes):
+    is_whole = text[:1] == b"{" and text[at:] == b"}" and len(found) == 3 and b"\v" not in stated  # no space in Python's text
+    if not is_whole or not is_tuple or not all(_NPY_SIZE.fullmatch(size) for size in sizes):
         raise BadRequest(f"the .npy file has a header that is not one of plain numbers: {shortened(text.decode('latin-1'))}")
     return found["descr"].decode("latin-1"), found["fortran"] == b"True", tuple(map(int, sizes))
 

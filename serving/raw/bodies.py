@@ -8,6 +8,7 @@
 """
 
 import binascii
+import codecs
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
@@ -21,18 +22,23 @@ from serving.errors import BadRequest, UnsupportedBody
 from serving.messages import Request
 from serving.multipart import BadForm, TooManyFields, boundary_of, form_parts
 from serving.protocols.asked import Limits
-from serving.protocols.json_body import kind_of, nesting
+from serving.protocols.json_body import kind_of, nesting_and_lists
 from serving.protocols.tensors import shortened
 
 JSON_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 
-_TENSORS = re.compile(rb'\s*\{\s*"inputs"\s*:\s*(?:\{\s*"([^"\\]{1,64})"\s*:\s*)?[\[\s]*[-\d]')
-"""How the JSON of tensors begins, with the first one's name: such a body needs no look for raw values."""
+_TENSORS = re.compile(rb'\s*+\{\s*+"inputs"\s*+:\s*+(?:\{\s*+"([^"\\]{1,64})"\s*+:\s*+)?[\[\s]*+[-\d]')
+"""How the JSON of tensors begins, with the first one's name: such a body needs no look for raw values.
+
+Possessive quantifiers: nothing is tried twice, however many spaces there are.
+"""
 PICTURES = (b"\xff\xd8", b"\x89PNG", b"RIFF")
 """What the files of pictures begin with, and no JSON does."""
 _TYPES = {"image": "image/jpeg, image/png or image/webp", "text": "text/plain"}
 """Content types for one raw value alone, by its kind."""
 _SPACE = b" \t\r\n"
+_LISTS_AROUND = 4096
+"""So many lists and objects may stand around the rows, each of which has one for itself, and one for each value."""
 _DATA_URL = re.compile(r"data:[\w.+/;=-]{0,128},")
 
 
@@ -46,18 +52,21 @@ class Url:
 RawRow = Mapping[str, RawValue | Url]
 
 
-def raw_rows(request: Request, specs: Sequence[RawSpec], limits: Limits) -> list[RawRow] | None:
+def raw_rows(request: Request, specs: Sequence[RawSpec], limits: Limits, most_tensor_lists: int = 0) -> list[RawRow] | None:
     """The rows of a body; None where it holds tensors, or nothing of ours, and the codec of tensors shall judge.
+
+    JSON of tensors has up to `most_tensor_lists` lists.
 
     Raises:
         BadRequest: the body is not of its form.
         UnsupportedBody: a content type that is for one raw input, or for another kind than the model takes.
     """
-    mime = (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
+    mime = _mime(request)
     if mime in JSON_TYPES:
-        if [spec.kind for spec in specs] == ["image"] and request.body.startswith(PICTURES):  # curl calls every file a form
-            return [{specs[0].name: request.body}]
-        return None if _begins_with_tensors(request.body, specs) else _rows_of_json(request.body, specs, limits)
+        if request.body.startswith(PICTURES):  # curl calls every file a form
+            return [{_only(specs, "image", "image/*").name: request.body}]
+        body = request.body.removeprefix(codecs.BOM_UTF8)
+        return None if _begins_with_tensors(body, specs) else _rows_of_json(body, specs, limits, most_tensor_lists)
     if mime.startswith("image/"):
         return [{_only(specs, "image", mime).name: request.body}]
     if mime == "text/plain":
@@ -65,6 +74,18 @@ def raw_rows(request: Request, specs: Sequence[RawSpec], limits: Limits) -> list
     if mime == "multipart/form-data":
         return _rows_of_form(request.headers.get("content-type") or "", request.body, specs, limits)
     return None
+
+
+def may_be_raw(request: Request, specs: Sequence[RawSpec]) -> bool:
+    """Whether a body may hold raw values; a quick look at its type and its beginning."""
+    mime = _mime(request)
+    if mime in JSON_TYPES:
+        return not _begins_with_tensors(request.body.removeprefix(codecs.BOM_UTF8), specs)
+    return mime.startswith("image/") or mime in {"text/plain", "multipart/form-data"}
+
+
+def _mime(request: Request) -> str:
+    return (request.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
 
 
 def _begins_with_tensors(body: bytes, specs: Sequence[RawSpec]) -> bool:
@@ -128,37 +149,48 @@ def _of_bytes(spec: RawSpec, data: bytes) -> RawValue | Url:
         raise BadRequest(f'raw input "{spec.name}" is not JSON: {cause}') from cause
 
 
-def _rows_of_json(body: bytes, specs: Sequence[RawSpec], limits: Limits) -> list[RawRow] | None:
-    if (depth := nesting(body)) > limits.max_json_depth:
+def _parsed(body: bytes, most_lists: int, limits: Limits) -> Any:
+    """The JSON of a body. What it is made of is looked at first: lists and objects cost far more than their brackets."""
+    depth, lists = nesting_and_lists(body)
+    if depth > limits.max_json_depth:
         raise BadRequest(
             f"the body is nested {depth} levels deep; at most {limits.max_json_depth} are read (setting max_json_depth)"
         )
+    if lists > most_lists:
+        raise BadRequest(f"the body has {lists} lists and objects; for this model at most {most_lists} are read")
     try:
-        document = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as cause:
         raise BadRequest(f"the body is not JSON: {cause}") from cause
+
+
+def _rows_of_json(body: bytes, specs: Sequence[RawSpec], limits: Limits, most_tensor_lists: int) -> list[RawRow] | None:
+    document = _parsed(body, max(_LISTS_AROUND + limits.max_rows * (len(specs) + 1), most_tensor_lists), limits)
     if isinstance(document, str) or (isinstance(document, list) and document and isinstance(document[0], str)):
         document = {"inputs": document}
     if not isinstance(document, dict):
         return None
     instances: Any = document.get("instances")
     if isinstance(instances, list):
+        if _is_raw(instances):
+            require_few(len(instances), limits.max_rows)
         return _rows_of_instances(instances, specs)
     inputs = document.get("inputs")
     _require_known(inputs, specs)
     if not _has_raw(inputs, specs):
         return None
-    stated = inputs if isinstance(inputs, dict) and set(inputs) <= {spec.name for spec in specs} else {specs[0].name: inputs}
-    if stated is not inputs and len(specs) > 1:
-        raise BadRequest(f"the raw inputs are {', '.join(spec.name for spec in specs)}; inputs is to be an object of them")
-    if missing := [spec.name for spec in specs if spec.name not in stated]:
-        raise BadRequest(f"the raw inputs are {', '.join(spec.name for spec in specs)}; missing: {', '.join(missing)}")
-    return _rows({spec.name: _values(spec, stated[spec.name]) for spec in specs})
+    names = [spec.name for spec in specs]
+    stated = inputs if isinstance(inputs, dict) and (len(specs) > 1 or set(inputs) <= set(names)) else {names[0]: inputs}
+    if unknown := [name for name in stated if name not in names]:
+        raise BadRequest(f'unknown: "{shortened(unknown[0])}"; the raw inputs are {", ".join(names)}')
+    if missing := [name for name in names if name not in stated]:
+        raise BadRequest(f"the raw inputs are {', '.join(names)}; missing: {', '.join(missing)}: inputs is an object of them all")
+    return _rows({spec.name: _values(spec, stated[spec.name], limits.max_rows) for spec in specs})
 
 
 def _require_known(inputs: Any, specs: Sequence[RawSpec]) -> None:
     """Raises BadRequest where inputs by name have neither a raw input nor a tensor among them."""
-    if not isinstance(inputs, dict) or not inputs or {"b64", "url"} & set(inputs) or specs[0].kind == "row":
+    if not isinstance(inputs, dict) or not inputs or {"b64", "url"} & set(inputs) or [spec.kind for spec in specs] == ["row"]:
         return
     names, tensors = [spec.name for spec in specs], _tensors(specs)
     if not set(inputs) & {*names, *tensors}:
@@ -205,6 +237,12 @@ def _data_of(one: Any, spec: RawSpec) -> Any:
     return one
 
 
+def require_few(rows: int, most: int) -> None:
+    """Raises BadRequest where a request has more rows than the model's queue holds."""
+    if rows > most:
+        raise BadRequest(f"the request has {rows} rows; for this model at most {most} are read (max_queue_rows)")
+
+
 def _rows(columns: Mapping[str, Sequence[RawValue | Url]]) -> list[RawRow]:
     counts = {name: len(values) for name, values in columns.items()}
     if len(set(counts.values())) > 1 or not all(counts.values()):
@@ -213,10 +251,12 @@ def _rows(columns: Mapping[str, Sequence[RawValue | Url]]) -> list[RawRow]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _values(spec: RawSpec, stated: Any) -> list[RawValue | Url]:
+def _values(spec: RawSpec, stated: Any, most: int) -> list[RawValue | Url]:
     """A single value, or a list of them: a pair alone is a list of two strings."""
     is_list = isinstance(stated, list) and not (spec.kind == "pair" and len(stated) == 2 and isinstance(stated[0], str))
-    return [_value(spec, one) for one in (stated if is_list else [stated])]
+    values = stated if is_list else [stated]
+    require_few(len(values), most)
+    return [_value(spec, one) for one in values]
 
 
 def _value(spec: RawSpec, stated: Any) -> RawValue | Url:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from artifact.operations import RawSpec
 from artifact.operations.errors import BadRaw, TooLarge
 from artifact.operations.images.decode import read_header
+from artifact.operations.images.resize import PixelBudget
 from artifact.signature import DTYPES, Signature
-from serving.errors import BadRequest
 from serving.protocols.asked import Limits
-from serving.raw.bodies import RawRow
+from serving.raw.bodies import RawRow, require_few
 
 PICTURES = 8
 """So many pictures of `max_image_pixels` may be in one request, or more that have no more pixels together."""
@@ -35,6 +35,11 @@ class Bounds:
         )
         return cls(limits, tuple(spec.name for spec in specs if spec.kind == "image"), least)
 
+    @property
+    def pixels(self) -> PixelBudget:
+        """What the pictures of one request may be resized to."""
+        return PixelBudget(PICTURES * self.limits.raw.image_pixels)
+
     def require(self, rows: Sequence[RawRow]) -> None:
         """Refuses rows that are too many, or too large together, before anything is made of them. URLs are fetched by now.
 
@@ -43,9 +48,7 @@ class Bounds:
             TooLarge: their tensors, or their pictures, would be too large.
             BadImage: one of several pictures is none, with its place.
         """
-        if len(rows) > self.limits.max_rows:
-            most = self.limits.max_rows
-            raise BadRequest(f"the request has {len(rows)} rows; for this model at most {most} are read (max_queue_rows)")
+        require_few(len(rows), self.limits.max_rows)
         self.require_small(len(rows), self.least_bytes)
         if len(rows) > 1:
             self._require_few_pixels(rows)

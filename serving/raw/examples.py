@@ -1,5 +1,6 @@
 """Raw values that can be sent as they stand: one for each kind, that the model's own operations take."""
 
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -36,12 +37,13 @@ def _value(spec: RawSpec, side: int) -> RawValue:
 
 
 def _cell(column: Mapping[str, Any]) -> Any:
-    """A category's first value; for a number the middle of its bounds, or the one that is 0 or next to it."""
+    """A category's first value; a number within its bounds, the middle or a whole one near it; else 0 or the next to it."""
     if column["kind"] == "category":
         return column["values"][0]
     low, high = column.get("min"), column.get("max")
     if low is not None and high is not None:
-        return (low + high) / 2
+        middle = (low + high) / 2
+        return next((whole for whole in (math.floor(middle), math.ceil(middle)) if low <= whole <= high), middle)
     return max(low or 0, 0) if high is None else min(high, 0)
 
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import SplitResult, urlsplit
 
-from serving.errors import BadRequest, BodyTooLarge, NotAllowed
+from serving.errors import BadRequest, BodyTooLarge, DeadlinePassed, NotAllowed
 from serving.protocols.tensors import shortened
 from serving.settings import Settings
 
@@ -30,8 +30,12 @@ FETCH_S = 10.0
 """How long all pictures of one request may take to arrive."""
 _SOCKET_S = FETCH_S + 1
 """How long one thing may take on a connection, should nobody stop it before."""
-THREADS = 8
-"""Pictures that are fetched at the same time."""
+THREADS = 32
+"""Pictures that are fetched at the same time; they mostly wait for others."""
+AT_ONCE = 4
+"""Pictures of one request among them: one that names slow sources does not keep the others' waiting."""
+MOST_URL_LETTERS = 2048
+"""A pattern's time may grow with the square of them."""
 _CHUNK_BYTES = 1 << 16
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -40,7 +44,7 @@ def fetcher(settings: Settings) -> Callable[[Sequence[str]], Awaitable[Sequence[
     """Gives a function that gets the bytes of URLs, in their order, by threads that are started when they are first needed.
 
     It raises NotAllowed where no pattern matches, or the address is private; BodyTooLarge where they have more than
-    `max_body_bytes` together; BadRequest where one gives nothing, or all have not arrived in `FETCH_S`.
+    `max_body_bytes` together; BadRequest where one gives nothing; DeadlinePassed where all have not arrived in `FETCH_S`.
     """
     patterns = [re.compile(pattern) for pattern in settings.input_urls]
     pool = ThreadPoolExecutor(THREADS, "fetch")
@@ -48,24 +52,33 @@ def fetcher(settings: Settings) -> Callable[[Sequence[str]], Awaitable[Sequence[
     async def fetch(urls: Sequence[str]) -> Sequence[bytes]:
         places = [_allowed(url, patterns) for url in urls]
         budget = _Budget(settings.max_body_bytes)
-        fetching = [_Fetching(place, budget, to_private=settings.input_urls_private) for place in places]
-        loop = asyncio.get_running_loop()
-        tasks = [loop.run_in_executor(pool, one.body) for one in fetching]
+        loop, slots, under_way = asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE), []
+
+        async def one(place: SplitResult) -> bytes:
+            async with slots:
+                fetching = _Fetching(place, budget, to_private=settings.input_urls_private)
+                under_way.append(fetching)
+                return await loop.run_in_executor(pool, fetching.body)
+
+        tasks = [asyncio.ensure_future(one(place)) for place in places]
         try:
             async with asyncio.timeout(FETCH_S):
                 return await asyncio.gather(*tasks)
         except TimeoutError as cause:
-            raise BadRequest(f"the pictures did not arrive within {FETCH_S:g} s") from cause
+            raise DeadlinePassed(f"the pictures did not arrive within {FETCH_S:g} s") from cause
         finally:  # also where one failed, or the client left
-            for one, task in zip(fetching, tasks, strict=True):
-                one.stop()
+            for task in tasks:
                 task.cancel()
+            for fetching in under_way:
+                fetching.stop()
 
     return fetch
 
 
 def _allowed(url: str, patterns: Sequence[re.Pattern[str]]) -> SplitResult:
     """The parts of a URL that a pattern matches. Raises NotAllowed."""
+    if len(url) > MOST_URL_LETTERS:
+        raise BadRequest(f'the picture at "{shortened(url)}" is not fetched: a URL has {MOST_URL_LETTERS} letters at most')
     with contextlib.suppress(ValueError):  # no port, or no address
         parts = urlsplit(url)
         is_plain = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and "@" not in parts.netloc
@@ -131,11 +144,33 @@ class _Fetching:
 
     def _connect(self, connection: HTTPConnection) -> None:
         """Connects to an address that is allowed: the very one that was looked at, whatever a name server says next time."""
-        connection.sock = connected = _connected(connection.host, connection.port, to_private=self._to_private)
-        self._watch(connected)
+        connection.sock = self._connected(connection.host, connection.port)
         if self._place.scheme == "https":
-            connection.sock = _tls().wrap_socket(connected, server_hostname=connection.host)
-            self._watch(connection.sock)
+            name = connection.host
+            connection.sock = within = _tls().wrap_socket(connection.sock, server_hostname=name, do_handshake_on_connect=False)
+            self._watch(within)  # the one that it wraps has no descriptor any more
+            within.do_handshake()
+
+    def _connected(self, host: str, port: int) -> socket.socket:
+        """A connection to the first address that takes one. Raises NotAllowed where any is private, and may not be."""
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        if not self._to_private and any(is_private(str(address[0])) for *_, address in found):
+            raise NotAllowed(
+                f'a picture at "{shortened(host)}" is not fetched: its address is private (setting input_urls_private)'
+            )
+        problem = OSError("its name has no address")
+        for family, kind, protocol, _, address in found:
+            connected = socket.socket(family, kind, protocol)
+            try:
+                connected.settimeout(_SOCKET_S)
+                self._watch(connected)
+                connected.connect(address)
+            except OSError as cause:
+                connected.close()
+                problem = cause
+            else:
+                return connected
+        raise problem
 
     def _watch(self, connected: socket.socket) -> None:
         with self._lock:
@@ -160,17 +195,6 @@ class _Fetching:
         return b"".join(chunks)
 
 
-def _connected(host: str, port: int, *, to_private: bool) -> socket.socket:
-    """A connection to the first address of a host that takes one. Raises NotAllowed where any is private, and may not be."""
-    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not to_private and any(map(is_private, found)):
-        raise NotAllowed(f'a picture at "{shortened(host)}" is not fetched: its address is private (setting input_urls_private)')
-    for address in found[:-1]:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((address, port), timeout=_SOCKET_S)
-    return socket.create_connection((found[-1], port), timeout=_SOCKET_S)
-
-
 @functools.cache
 def _tls() -> ssl.SSLContext:
     """Certificates are checked, by the machine's own authorities."""
@@ -183,10 +207,18 @@ def is_private(text: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         teredo = address.teredo[1] if address.teredo else None
         within = address.ipv4_mapped or address.sixtofour or teredo
-        within = within or (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None)
+        if within is None and any(address in network for network in _HOLD_IPV4):
+            within = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if within is not None:
             return is_private(str(within))
-    return not address.is_global or address.is_multicast
+        if address.is_site_local or address in _LOCAL_NAT64:
+            return True
+    return not address.is_global or address.is_multicast or address == _AZURES_HOST
 
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_HOLD_IPV4 = [ipaddress.ip_network(one) for one in ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")]
+"""Networks whose addresses end with an IPv4 address: NAT64 (RFC 6052), compatible (RFC 4291) and translated ones (RFC 2765)."""
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+"""RFC 8215: it leads where an operator says."""
+_AZURES_HOST = ipaddress.ip_address("168.63.129.16")
+"""Public by its number, and reached from Azure's machines alone."""

@@ -5,6 +5,8 @@ signature whose raw inputs are BYTES. An element is a picture's file, a text in 
 bytes have no place, a picture is base64.
 """
 
+import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +23,9 @@ from serving.protocols.asked import Asked, Limits
 from serving.protocols.oip import HEADER_LENGTH, OipCodec
 from serving.raw.bodies import PICTURES, RawRow, decoded
 
-_BYTES = b'"BYTES"'
+_BYTES = re.compile(rb'"datatype"\s*+:\s*+"BYTES"')
+_LENGTH = struct.Struct("<I")
+"""Before each element of a BYTES tensor in binary."""
 
 
 class RawOip:
@@ -46,21 +50,24 @@ class RawOip:
         Raises:
             BadRequest, InvalidInput: as the codec does; or an element is none of its kind.
         """
-        if not self._is_raw(request):
+        if not self.is_raw(request):
             return None
         asked = self._asked(request)
         columns = [self._column(spec, asked.inputs[spec.name]) for spec in self._specs]
         names = [spec.name for spec in self._specs]
         return asked, [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
-    def _is_raw(self, request: Request) -> bool:
+    def is_raw(self, request: Request) -> bool:
+        """Whether a tensor of BYTES is in the request, or a picture alone; a quick look."""
         if request.headers.get(HEADER_LENGTH) == "0":
             return len(self._specs) == 1 and self._specs[0].kind == "image" and request.body.startswith(PICTURES)
-        return _BYTES in request.body
+        return _BYTES.search(request.body, 0, self._codecs[0].parsed_bytes(request)) is not None
 
     def _asked(self, request: Request) -> Asked:
         """A shape of [rows, 1] is as good as [rows]: clients of several servers differ in it."""
         nested, flat = self._codecs
+        if [spec.kind for spec in self._specs] == ["image"]:
+            request = _with_size(request, flat.parsed_bytes(request))
         try:
             return flat.decode(request)
         except InvalidInput as cause:
@@ -98,6 +105,24 @@ def _of_bytes(signature: Signature, specs: Sequence[RawSpec], *, is_flat: bool) 
     raw = tuple(TensorSpec(spec.name, "bytes", shape(spec)) for spec in specs)
     dims = {BATCH: Dim(1, 1), **signature.dims}
     return replace(signature, inputs=raw, dims=dims)
+
+
+def _with_size(request: Request, header_bytes: int) -> Request:
+    """The request with the size and the length that OpenVINO's clients leave out of one picture behind the JSON."""
+    head, picture = request.body[:header_bytes], request.body[header_bytes:]
+    if not head or not picture.startswith(PICTURES):
+        return request
+    try:
+        document = orjson.loads(head)
+    except orjson.JSONDecodeError:
+        return request
+    match document:
+        case {"inputs": [{"datatype": "BYTES"} as stated]} if not stated.keys() & {"data", "parameters"}:
+            stated["parameters"] = {"binary_data_size": _LENGTH.size + len(picture)}
+            head = orjson.dumps(document)
+            headers = {**dict(request.headers.items()), HEADER_LENGTH: str(len(head))}
+            return replace(request, headers=headers, body=head + _LENGTH.pack(len(picture)) + picture)
+    return request
 
 
 def _of_base64(spec: RawSpec, element: bytes) -> bytes:

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -19,9 +19,10 @@ from artifact.signature import Signature
 from serving.errors import BadRequest, ClientLeft, DeadlinePassed, NotAcceptable, QueueFull
 from serving.messages import Answer, Leaving, Request, parameter
 from serving.protocols.asked import Arrays, Asked, Codec, Limits
+from serving.protocols.json_body import most_lists
 from serving.protocols.predictions import JSON, PredictionsCodec
 from serving.protocols.tensors import Shapes, shortened, timeout_s
-from serving.raw.bodies import RawRow, Url, raw_rows
+from serving.raw.bodies import RawRow, Url, may_be_raw, raw_rows, require_few
 from serving.raw.bounds import Bounds, of_row
 from serving.raw.oip import RawOip
 from serving.raw.rows import Rows
@@ -63,13 +64,31 @@ class RawVersion:
         labels: Mapping[str, Sequence[str]],
     ) -> None:
         self.operations = operations
+        self.default_timeout_s: float | None = None
+        """Of requests that state no time themselves."""
         self._specs = operations.raw_inputs
         self._limits = limits
         self._bounds = Bounds.of(signature, self._specs, limits)
         self._shapes = Shapes(signature, limits.max_rows)
+        self._most_tensor_lists = most_lists(signature, limits.max_rows)
         self._oip = RawOip(place, signature, self._specs, limits, labels) if self._specs else None
         self._start = b'{"model_name":%s,"model_version":"%d","predictions":' % (orjson.dumps(place[0]), place[1])
         self._rows = 0
+
+    def may_be_raw(self, protocol: Literal["oip", "predictions"], request: Request) -> bool:
+        """Whether a request may hold raw values. Others are read as for any model, and not behind pictures."""
+        if protocol == "oip":
+            return self._oip is not None and self._oip.is_raw(request)
+        return bool(self._specs) and may_be_raw(request, self._specs)
+
+    def choose_reply(self, codec: Codec, request: Request, asked: Asked) -> None:
+        """Has a predictions request of tensors answered by what operations make of the outputs, where that is due.
+
+        Raises:
+            BadRequest, NotAcceptable: it asks for what is not there.
+        """
+        if self._reply(codec, request) == PREDICTIONS:
+            asked.reply = PREDICTIONS
 
     async def asked(
         self, protocol: Literal["oip", "predictions"], codec: Codec, request: Request, leaving: Leaving, beside: Beside
@@ -82,6 +101,14 @@ class RawVersion:
             DeadlinePassed: the request's own deadline passed before all of its rows were begun.
             ClientLeft: the client left; what had not begun is dropped.
         """
+        stated_ms = request.headers.get("x-timeout-ms")
+        try:
+            async with asyncio.timeout(self.default_timeout_s if stated_ms is None else timeout_s(stated_ms)):
+                return await self._made(protocol, codec, request, leaving, beside)
+        except TimeoutError as cause:
+            raise DeadlinePassed("the request's time passed before its rows were tensors") from cause
+
+    async def _made(self, protocol: str, codec: Codec, request: Request, leaving: Leaving, beside: Beside) -> Asked:
         arrived_s = time.perf_counter()
         self._enter(1)
         rows = 1
@@ -114,6 +141,7 @@ class RawVersion:
         """The request and its rows; a row that is alone, and here, is made tensors of at once: no thread waits for another."""
         read = self._read_oip(codec, request) if protocol == "oip" else self._read_predictions(codec, request)
         if _has_urls(read.rows):
+            require_few(len(read.rows), self._limits.max_rows)
             return read
         self._bounds.require(read.rows)
         if len(read.rows) != 1:
@@ -133,7 +161,7 @@ class RawVersion:
 
     def _read_predictions(self, codec: Codec, request: Request) -> _Read:
         reply = self._reply(codec, request)
-        rows = raw_rows(request, self._specs, self._limits) if self._specs else None
+        rows = raw_rows(request, self._specs, self._limits, self._most_tensor_lists) if self._specs else None
         if rows is None:
             asked = codec.decode(request)
             asked.reply = PREDICTIONS if reply == PREDICTIONS else asked.reply
@@ -160,13 +188,14 @@ class RawVersion:
         if _has_urls(rows):
             rows = await _with_pictures(rows, beside)
             await loop.run_in_executor(beside.pool, self._bounds.require, rows)
+        limits = replace(self._limits.raw, budget=self._bounds.pixels)
         count, ends_s = len(rows), None if read.asked.timeout_s is None else arrived_s + read.asked.timeout_s
 
         def prepare(index: int, row: RawRow) -> Arrays:
             if ends_s is not None and time.perf_counter() > ends_s:
                 raise DeadlinePassed(f"the request's time passed when {index} of its {count} rows were made tensors")
             try:
-                made = self._prepared(row)
+                made = self.operations.prepare(row, limits)  # type: ignore[arg-type] # URLs are fetched by now
             except BadRaw as cause:
                 raise (of_row(cause, index) if count > 1 else cause) from cause
             self._bounds.require_small(count, sum(array.nbytes for array in made.values()))

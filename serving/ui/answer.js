@@ -6,10 +6,10 @@ const MOST_BARS = 10;
 const MOST_ROWS = 8;
 const STAGES = ["decode", "queue", "infer", "encode"];
 
-// Shows a body of /predictions; `names` are the outputs' names. Returns what to say of it in a few words.
-export function showAnswer(body, names) {
+// Shows a body of /predictions of this model. Returns what to say of it in a few words.
+export function showAnswer(body, model) {
   const rows = body.predictions ? body.predictions : rowsOfTensors(body.outputs ?? {});
-  const parts = rows.map((row) => partsOf(row, names));
+  const parts = rows.map((row) => partsOf(row, model));
   replace("result", ...parts.slice(0, MOST_ROWS).map((row, index) => shownRow(row, rows.length > 1 ? index : null, !body.predictions)));
   if (rows.length > MOST_ROWS) byId("result").append(quiet(`and ${rows.length - MOST_ROWS} more rows: see the body`));
   const best = rows.length === 1 ? bestOf(parts[0]) : null;
@@ -22,19 +22,23 @@ function rowsOfTensors(outputs) {
   return first.map((_, index) => Object.fromEntries(Object.entries(outputs).map(([name, values]) => [name, values[index]])));
 }
 
-// A row as [name of the output, value] pairs: a model of one output that declares a postprocess answers with the value alone.
-const partsOf = (row, names) => (isObject(row) && !scored(row) ? Object.entries(row) : [[names.length === 1 ? names[0] : "", row]]);
+// A row as [name of the output, value, names of its classes]: a model of one output that declares a postprocess answers with the
+// value alone.
+function partsOf(row, { signature: { outputs }, labels }) {
+  const parts = isObject(row) && !scored(row) ? Object.entries(row) : [[outputs.length === 1 ? outputs[0].name : "", row]];
+  return parts.map(([name, value]) => [name, value, labels[name] ?? []]);
+}
 
 // The only value of a row needs no title where a postprocess made it: it is not what the output's name says.
 function shownRow(parts, index, areTensors) {
   const title = index === null ? [] : [element("h3", {}, `Row ${index + 1}`)];
   const isNamed = (value) => parts.length > 1 || (areTensors && Array.isArray(value) && value.length > 1);
-  const shownPart = ([name, value]) => [...(isNamed(value) ? [element("h4", {}, name)] : []), ...shownValue(name, value)];
+  const shownPart = ([name, value, classes]) => [...(isNamed(value) ? [element("h4", {}, name)] : []), ...shownValue(name, value, classes)];
   return element("div", { className: "row" }, ...title, ...parts.flatMap(shownPart));
 }
 
-function shownValue(name, value) {
-  const entries = entriesOf(name, value);
+function shownValue(name, value, classes) {
+  const entries = entriesOf(name, value, classes);
   if (entries === null) return [element("pre", { tabIndex: 0 }, shortened(typeof value === "string" ? value : compact(value)))];
   if (entries.length === 0) return [quiet("none")];
   const more = value.length > MOST_BARS ? [quiet(`the ${MOST_BARS} ${value.every(isNumber) ? "largest" : "first"} of ${value.length}`)] : [];
@@ -42,14 +46,14 @@ function shownValue(name, value) {
 }
 
 // What can be drawn as bars: [name, number] pairs, the largest first; null for anything else.
-function entriesOf(name, value) {
+function entriesOf(name, value, classes) {
   if (isNumber(value)) return [[name, value]];
   if (scored(value)) return [nameAndScore(value, 0)];
   if (!Array.isArray(value)) return null;
   if (value.every(scored)) return value.slice(0, MOST_BARS).map(nameAndScore);
   if (!value.every(isNumber)) return null;
   if (value.length === 1) return [[name, value[0]]];
-  const numbered = value.map((number, index) => [String(index), number]);
+  const numbered = value.map((number, index) => [classes[index] ?? String(index), number]);
   return numbered.sort((one, other) => (other[1] ?? -Infinity) - (one[1] ?? -Infinity)).slice(0, MOST_BARS);
 }
 

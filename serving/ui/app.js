@@ -263,7 +263,7 @@ function showReply(answer, text, ms) {
   } else {
     show("error", false);
     const version = body.model_version === undefined ? "" : `, by version ${body.model_version}`;
-    tell("summary", `${showAnswer(body, state.model.signature.outputs.map((spec) => spec.name))}${version}, in ${milliseconds(ms)}`);
+    tell("summary", `${showAnswer(body, state.model)}${version}, in ${milliseconds(ms)}`);
     showTime(answer.headers.get("server-timing"), ms);
   }
   byId("body-text").textContent = shortened(text);

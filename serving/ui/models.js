@@ -34,6 +34,7 @@ export async function model(name, version) {
     version,
     versions: all.versions,
     signature: JSON.parse(told("signature")),
+    labels: "labels" in config.parameters ? JSON.parse(told("labels")) : {},
     raw: metadata.raw_inputs ?? [],
     preprocess: metadata.preprocess ?? null,
     postprocess: metadata.postprocess ?? null,

@@ -1,15 +1,17 @@
 """Raw golden cases: written and read, compared, and hostile ones, which are damage and never another error."""
 
+import io
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import safetensors.numpy
 
 from artifact import raw_cases
 from artifact.errors import DamagedArtifact
 from artifact.golden import GoldenCase
-from artifact.operations import make, parse
+from artifact.operations import RawLimits, make, parse
 from artifact.raw_cases import RawCase, answer_error
 from artifact.signature import Dim, Signature, TensorSpec
 
@@ -94,6 +96,29 @@ def test_recorded_outputs_of_another_shape(outputs):
     """Operations on outputs take what the signature says and nothing else."""
     with pytest.raises(DamagedArtifact, match="golden case raw-00 records y as "):
         replay(CASE, golden=golden_case(outputs=np.asarray(outputs)))
+
+
+@pytest.mark.parametrize(("levels", "passed"), [(0, True), (16, True), (17, False)])
+def test_levels_of_a_flat_jpeg(levels, passed):
+    """Decoders may differ by 16 levels of the 256 that there are, however few of them a picture has."""
+    file = io.BytesIO()
+    PIL.Image.new("L", (8, 8), 100).save(file, "JPEG")
+    signature = Signature(
+        (TensorSpec("x", "float32", ("batch", 1, 8, 8)),), (TensorSpec("y", "float32", ("batch", 3)),), {"batch": Dim(1, 4)}
+    )
+    chain = [
+        {"decode": {"mode": "L"}},
+        {"resize": {"size": [8, 8]}},
+        {"to_float": {}},
+        {"normalize": {"mean": [0.5], "std": [0.25]}},
+    ]
+    operations = make(parse(chain), signature, {}, {})
+    tensor = operations.prepare({"x": file.getvalue()}, RawLimits())["x"]
+    recorded = golden_case(inputs=tensor + np.float32(levels * 0.9999 / 255 / 0.25))
+
+    (result,) = raw_cases.replay(operations, [RawCase("raw-00", {"x": file.getvalue()}, None)], [recorded], "onnx")
+
+    assert (result.passed, result.bit_equal) == (passed, levels == 0)
 
 
 def test_a_wrong_answer_is_found():

@@ -164,32 +164,37 @@ def test_all_mistakes_at_once():
 LABELS = GOOD.replace("shape: [batch, 3]}", "shape: [batch, 3], labels: names.txt}")
 
 
+def labels_of(text, directory):
+    document = read_yaml(text.encode(), "best.yaml")
+    return read_labels(parse_config(document), document, directory)
+
+
 def test_labels(tmp_path):
     """One per line, as many as the last dimension; the file's line ends become plain ones."""
     (tmp_path / "names.txt").write_bytes("a\r\nb\r\nü".encode())
 
-    assert read_labels(parse(LABELS), tmp_path) == "a\nb\nü\n".encode()
-    assert read_labels(parse(GOOD), tmp_path) is None
+    assert labels_of(LABELS, tmp_path) == "a\nb\nü\n".encode()
+    assert labels_of(GOOD, tmp_path) is None
 
 
 @pytest.mark.parametrize(
     ("content", "ending"),
     [
         (None, "cannot be read: No such file or directory"),
-        (b"a\nb\n", "has 2 lines; the output's last dimension is 3"),
-        (b"a\nb\nc\n\n", "has 4 lines; the output's last dimension is 3"),
-        (b"a\nb\n\xff\n", "is not UTF-8 text"),
+        (b"a\nb\n", "has 2 lines; the output's last dimension is 3, and each place needs one"),
+        (b"a\nb\nc\n\n", "has 4 lines; the output's last dimension is 3, and each place needs one"),
+        (b"a\nb\n\xff\n", "is not UTF-8 text: invalid start byte at byte 4"),
     ],
 )
 def test_labels_that_do_not_fit(tmp_path, content, ending):
-    """The output, the file and the reason are named."""
+    """The place that names it, the file and the reason are told."""
     if content is not None:
         (tmp_path / "names.txt").write_bytes(content)
 
     with pytest.raises(ConfigError) as caught:
-        read_labels(parse(LABELS), tmp_path)
+        labels_of(LABELS, tmp_path)
 
-    assert str(caught.value) == f"outputs.y.labels: {tmp_path / 'names.txt'} {ending}"
+    assert str(caught.value) == f"best.yaml:8:42: outputs.y.labels: {tmp_path / 'names.txt'} {ending}"
 
 
 def test_labels_of_two_outputs(tmp_path):
@@ -197,9 +202,9 @@ def test_labels_of_two_outputs(tmp_path):
     two = LABELS + "  z: {dtype: float32, shape: [batch, 3], labels: names.txt}\n"
 
     with pytest.raises(ConfigError) as caught:
-        read_labels(parse(two), tmp_path)
+        labels_of(two, tmp_path)
 
-    assert str(caught.value) == "outputs y, z each name labels; one output may"
+    assert str(caught.value) == "best.yaml:9:42: outputs.z.labels: outputs y, z each name labels; one output may"
 
 
 # ---- the same config in other forms ----
@@ -291,6 +296,19 @@ def test_the_schema_has_the_plugins_models(work):
     definitions = json.loads(result.stdout)["$defs"]
     assert "small" in definitions["ModelSection"]["properties"]["name"]["enum"]
     assert set(definitions["small_params"]["properties"]) == {"width", "classes"}
+
+
+def test_the_schema_of_operations():
+    """What may be empty: the chain of an output that is named."""
+    for side, named, declared in (
+        ("preprocess", True, {"image": ["decode"]}),
+        ("preprocess", False, {"image": []}),
+        ("postprocess", True, {"price": []}),
+        ("postprocess", False, []),
+    ):
+        schema = json_schema()
+        schema = {"$defs": schema["$defs"], **schema["properties"][side]}
+        assert jsonschema.Draft202012Validator(schema).is_valid(declared) == named, (side, declared)
 
 
 def test_the_schema_is_the_configs():

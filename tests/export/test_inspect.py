@@ -175,15 +175,20 @@ def test_a_path_that_is_not_there(inspect, work):
     assert json.loads(result.stdout)["error"]["exit_code"] == 3
 
 
-def test_an_artifact(inspect, small):
-    """An artifact is no checkpoint, and there is a command for it."""
+@pytest.mark.parametrize(
+    ("above", "what"), [(0, "an artifact"), (1, "a model's folder of artifacts"), (2, "a repository of artifacts")]
+)
+def test_an_artifact(inspect, small, above, what):
+    """An artifact is no checkpoint, nor are the folders above it, and there is a command for it."""
     _, exported = small
+    folder = (exported.path, *exported.path.parents)[above]
 
-    result = inspect(exported.path)
+    result = inspect(folder)
 
     assert result.exit_code == 3
-    assert f"{exported.path.name} is an artifact, not a checkpoint" in result.stdout
-    assert f"run: stateserve check {exported.path}" in result.stdout
+    assert (
+        f"\nwould not load: {folder.name} is {what}, not a checkpoint; run: stateserve check {exported.path}\n" in result.stdout
+    )
 
 
 def test_what_a_plugin_prints(inspect, work):

@@ -213,13 +213,13 @@ def test_samples_that_are_none(work, names, data, expected):
     [
         ("preprocess", [{"decod": {"mode": "L"}}], "preprocess.0", "nearest: decode"),
         ("preprocess", [{"decode": {"mode": "CMYK"}}], "preprocess.0.decode.mode", "'RGB', 'L'"),
-        ("preprocess", [PICTURE[0], {"resize": {"size": [8, 9]}}, PICTURE[2]], "preprocess.2", "[1, 8, 9]"),
+        ("preprocess", [PICTURE[0], {"resize": {"size": [8, 9]}}, PICTURE[2]], "preprocess.1", "[1, 8, 9]"),
         ("preprocess", PICTURE[:2], "preprocess.1", "add to_float"),
         ("preprocess", [*PICTURE, {"normalize": {"mean": [0.5], "std": [0.1]}}], "preprocess.3", "declares the range [0, 1]"),
         ("preprocess", PICTURE[1:], "preprocess.0", "begins with decode"),
         ("postprocess", [{"topk": {"k": 11}}], "postprocess.0", "the row has 10 values"),
         ("postprocess", {"logit": ANSWER}, "postprocess.logit", "they are logits"),
-        ("postprocess", [ANSWER[1], ANSWER[0]], "postprocess.1", "softmax takes floating-point numbers"),
+        ("postprocess", [ANSWER[1], ANSWER[0]], "postprocess.1", "softmax: it takes floating-point numbers"),
     ],
 )
 def test_a_chain_that_does_not_fit(work, side, chain, where, what):
@@ -252,6 +252,48 @@ def test_a_tokenizer_that_is_not_there(work):
 
     assert "preprocess.0.tokenize.file" in message
     assert message.endswith("tokenizer.json cannot be read: No such file or directory")
+
+
+def test_a_tokenizer_that_is_broken(work):
+    """The place that names it, and the name that stands there."""
+    save(work, SENTENCES)
+    head = json.dumps({key: value for key, value in SENTENCES.items() if key != "preprocess"})[1:-1]
+    path = work.write(f"{{{head},\n preprocess: [{{tokenize: {{\n  max_tokens: 16,\n  file: words/tokenizer.json}}}}]}}")
+    (work.folder / "words" / "tokenizer.json").write_text("{")
+
+    assert work.refuse(2).startswith(
+        f"{path}:4:3: preprocess.0.tokenize.file: words/tokenizer.json is no tokenizer.json that the tokenizers package reads: "
+    )
+
+
+@pytest.mark.parametrize("content", [None, b"one\n", b"\xff\n" * 10])
+def test_labels_that_do_not_fit(work, content):
+    """The line and column that name the file, whatever is wrong with it."""
+    save(work, DIGITS)
+    head = json.dumps({key: value for key, value in DIGITS.items() if key != "outputs"})[1:-1]
+    path = work.write(f"{{{head},\n outputs: {{\n  logits: {{dtype: float32, shape: [batch, 10], labels: digits.txt}}}}}}")
+    if content is None:
+        (work.folder / "digits.txt").unlink()
+    else:
+        (work.folder / "digits.txt").write_bytes(content)
+
+    assert work.refuse(2).startswith(f"{path}:3:48: outputs.logits.labels: {work.folder / 'digits.txt'} ")
+
+
+@pytest.mark.parametrize(("range_", "bound"), [([0, 7], 7), ([-2, 5], -2)])
+def test_ids_that_the_model_does_not_have(work, range_, bound):
+    """The input, its range and the model's own words, before any lowering fails of it; here of a vocabulary of six."""
+    few = changed(SENTENCES, formats=["onnx", "torchscript"])
+    few["model"]["params"]["vocab_size"] = 6
+    few["inputs"]["input_ids"]["range"] = range_
+    if bound < 0:
+        del few["preprocess"]
+    save(work, few)
+
+    assert work.refuse(8) == (
+        f"input input_ids declares the range {range_}, but the model itself fails with {bound}: IndexError: index out of range "
+        "in self. Declare only what it takes; of token ids, check the size of its vocabulary"
+    )
 
 
 def test_a_config_inside_a_checkpoint_names_files_beside_it_only(work):
@@ -337,9 +379,9 @@ def test_no_made_up_sample_passes(work):
     save(work, DIGITS)
     work.write(changed(DIGITS, preprocess=[PICTURE[0], {"crop": {"top": 2000, "left": 0, "height": 8, "width": 8}}, PICTURE[2]]))
     message = work.refuse(2)
-    assert message.startswith("no made-up picture, text or row passes the declared operations (sample made-0 does not pass")
+    assert message.startswith("no made-up picture, text or row will do: sample made-0 does not pass the declared operations: ")
     assert "the picture has 320 x 240 pixels where 8 x 8 are cut out; send a larger one" in message
-    assert message.endswith("); give real ones with --samples DIR")
+    assert message.endswith("; give real ones with --samples DIR")
 
 
 def test_names_that_no_file_can_have(work):
@@ -384,7 +426,8 @@ def test_hostile_manifests(digits, tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"), [(b"\xff\n" * 10, "'utf-8' codec can't decode"), (b"one\n", "output logits has 1 labels")]
+    ("labels", "message"),
+    [(b"\xff\n" * 10, "'utf-8' codec can't decode"), (b"one\n", "does not run: postprocess: output logits has 1 labels")],
 )
 def test_hostile_labels(digits, rehash, tmp_path, labels, message):
     """No text, or too few of them: found when the artifact is loaded, and not by the first answer."""

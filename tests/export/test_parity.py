@@ -93,8 +93,11 @@ def test_a_range_beyond_the_embedding(work):
 
     message = work.refuse(8)
 
-    assert message.startswith("the model itself fails on a declared input, ids [")
-    assert message.endswith("IndexError: index out of range in self. Declare under dims and range only what the model takes")
+    assert message == (
+        "input ids declares the range [0, 10], but the model itself fails with 10: IndexError: index out of range in self. "
+        "Declare only what it takes; of token ids, check the size of its vocabulary"
+    )
+    assert work.refuse(8, formats=("torchscript",)) == message  # and not in the lowering's words
 
 
 # ---- kinds of models and signatures ----

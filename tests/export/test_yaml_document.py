@@ -136,18 +136,63 @@ def test_text_that_is_not_utf_8():
     assert refused(b"a: \xff") == "best.yaml is not UTF-8 text: invalid start byte at byte 3"
 
 
-def test_text_that_is_not_yaml():
-    """The parser's words and place, on one line."""
-    message = refused("a: [1, 2")
+OPEN = " that begins here is not closed, or a comma is missing in it: "
+KEY = "no key can stand here: indent it as its neighbours, end the line above with a colon, or quote a value that holds one: "
+MISTAKES = {
+    "a brace": (
+        "a:\n  - b: {c: 1\n  - d: 2",
+        "2:8: not YAML: the {" + OPEN + "'  - b: {c: 1' (the parser: while parsing a flow mapping ",
+    ),
+    "a bracket": ("a: [1, 2", "1:4: not YAML: the [" + OPEN + "'a: [1, 2' (the parser: while parsing a flow sequence "),
+    "the wrong bracket": ("a: [b, c}", "1:4: not YAML: the [" + OPEN + "'a: [b, c}' (the parser: "),
+    "a comma": ("a: {b: 1, c: 2 d: 3}", "1:4: not YAML: the {" + OPEN + "'a: {b: 1, c: 2 d: 3}' (the parser: "),
+    "a quote": ("a: 'x\nb: 2", '1:4: not YAML: the quote that begins here is not closed: "a: \'x" (the parser: '),
+    "too far in": ("a: 1\n  b: 2", "2:4: not YAML: " + KEY + "'  b: 2' (the parser: mapping values are not allowed "),
+    "no colon": ("a\nb: 2", "2:2: not YAML: " + KEY + "'b: 2' (the parser: "),
+    "a colon": ("a: b: c", "1:5: not YAML: " + KEY + "'a: b: c' (the parser: "),
+    "not far enough in": (
+        "a:\n  b: 1\n c: 2",
+        "3:2: not YAML: a key is expected here, indented as those above it: ' c: 2' (the parser: while parsing a block mapping ",
+    ),
+    "no dash": (
+        "a:\n - b\n c: 1",
+        "3:2: not YAML: a dash is expected here, indented as those above it: ' c: 1' (the parser: while parsing a block collec",
+    ),
+    "a tab": (
+        "a:\n\t- b",
+        "2:1: not YAML: nothing can begin so: indent with spaces, and put such a value in quotes: '\\t- b' (the parser: ",
+    ),
+    "two documents": (
+        "a: 1\n---\nb: 2",
+        "2:1: not YAML: a second document begins here, and a config is one: '---' (the parser: ",
+    ),
+    "another": ('a: "\\q"', "1:5: not YAML: it cannot be read on from here: 'a: \"\\\\q\"' (the parser: "),
+    "a control character": ("a: \x07", "best.yaml is not YAML: unacceptable character #x0007: "),
+}
 
-    assert message.startswith("best.yaml is not YAML: ")
-    assert "line 1" in message
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_text_that_is_not_yaml(mistake):
+    """Where it is, in plain words, with the line itself, and then the parser's words; all on one line."""
+    text, expected = MISTAKES[mistake]
+
+    message = refused(text)
+
+    assert message.startswith(expected if expected.startswith("best") else f"best.yaml:{expected}")
     assert "\n" not in message
 
 
-def test_two_documents():
-    """A second document would be left out in silence."""
-    assert refused("a: 1\n---\nb: 2").startswith("best.yaml is not YAML: expected a single document")
+def test_the_parser_says_where_it_noticed():
+    """Which may be far behind the mistake."""
+    assert refused("a: {b: 1\nc: 2\n").endswith(" did not find expected ',' or '}' at 2:2)")
+
+
+def test_a_long_line_that_is_not_yaml():
+    """What is near the place is shown of it."""
+    message = refused("a: [" + "1," * 400 + "{b: 1], " + "2," * 400 + "3]")
+
+    assert message.startswith("best.yaml:1:805: not YAML: the {" + OPEN + "'" + "1," * 30 + "{b: 1], 2,")
+    assert len(message) < 400
 
 
 def test_places():

@@ -226,10 +226,13 @@ def _require_timeout(request: Request) -> None:
 
 
 def _member(owner: dict[str, Any], key: str, kind: type, *, needed: bool = False) -> Any:
-    require(not needed or key in owner, f"no {key}")
-    require(key not in owner or type(owner[key]) is kind, f"{key} is no {kind}")
-    require(kind is not int or owner.get(key, 0) >= 0, f"{key} is negative")
-    return owner.get(key, kind())
+    """A member of its kind; null is as good as nothing where it may be absent."""
+    value: Any = owner.get(key)
+    if value is None and not needed:
+        return kind()
+    require(type(value) is kind, f"{key} is no {kind}")
+    require(not isinstance(value, int) or value >= 0, f"{key} is negative")
+    return value
 
 
 def _require_terms(model: Model, document: dict[str, Any]) -> None:
@@ -264,7 +267,7 @@ def _stated(model: Model, document: dict[str, Any]) -> list[dict[str, Any]]:
         parameters = _member(entry, "parameters", dict)
         require("shared_memory_region" not in parameters, "shared memory")
         _member(parameters, "binary_data_size", int)
-        require(("data" in entry) != ("binary_data_size" in parameters), "data, or bytes")
+        require(("data" in entry) != (parameters.get("binary_data_size") is not None), "data, or bytes")
     names = [entry["name"] for entry in inputs]
     require(len(set(names)) == len(names) and set(names) == model.inputs.keys(), "other inputs")
     for entry in inputs:

@@ -28,6 +28,13 @@ def test_health(server):
     assert {answer.status_code for answer in answers.values()} == {200}
 
 
+def test_a_method_that_is_none(server):
+    """Whatever stands in its place, only its beginning is told."""
+    answer = server.request("A" * 200, "/nowhere")
+
+    assert (answer.status_code, answer.json()["message"]) == (404, f"{'A' * 32} /nowhere: Not Found")
+
+
 @pytest.mark.parametrize("count", [1, 3, 16])
 def test_answers_are_those_of_the_artifact_bit_for_bit(server, mlp_artifact, count):
     """What a client reads is what `artifact.load(...).run` gives, to the last bit."""

@@ -451,6 +451,21 @@ class TestLabels:
 
         go(test, model_settings={"m": {"version_policy": "versions:2", "labels": {"stable": 1, "canary": 3}}})
 
+    def test_many_labels_are_not_all_told(self, write, go):
+        """A message names the first ones, and counts the rest: hundreds would make it as long as they are."""
+        write(m={1: "good"})
+
+        async def test(it):
+            for number in range(300):
+                it.repository.set_label("m", f"label-{number:03}", 1)
+            first = ", ".join(f"label-{number:03}" for number in range(20))
+            with refused(ModelNotFound, f"m has no label 'x'; labels: {first} and 280 more"):
+                it.repository.remove_label("m", "x")
+            with pytest.raises(ModelNotFound, match=r"label-019 \(1\) and 280 more"):
+                it.repository.find("m", "x")
+
+        go(test)
+
     def test_the_label_default_says_who_answers(self, write, go):
         """Without it the newest does; where it stands for a version that is not served, nobody else answers in its place."""
         write(m={1: "good", 2: "good"})

@@ -4,14 +4,14 @@ A picture of uint8 has at most 256 values per channel, whatever is computed of t
 of these values, and `layout` looks every pixel up once: the same numbers, bit for bit, as the formulas give for every pixel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from artifact.operations.images.pictures import require_floats, require_picture
-from artifact.operations.kinds import Files, Image, InputOperation, Kind, Step
+from artifact.operations.kinds import Files, InputOperation, Kind, Step
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -39,7 +39,7 @@ class ToFloat(InputOperation):
             low, high = (float(scaled(np.array(level), self.scale)) for level in (image.low, image.high))
         if not 0 <= low <= high < np.inf:
             raise ValueError(f"scale {self.scale:g} makes numbers that float32 does not hold")
-        return Image(image.channels, "float32", image.height, image.width, low, high)
+        return replace(image, dtype="float32", low=low, high=high)
 
     def step(self, given: Kind, files: Files) -> Step:  # noqa: ARG002 - the interface
         """The function."""
@@ -64,7 +64,7 @@ class Normalize(InputOperation):
             ends = normalized(np.array([[image.low], [image.high]], np.float32), self.mean, self.std)
         if not np.isfinite(ends).all():
             raise ValueError("mean and std make numbers that float32 does not hold")
-        return Image(image.channels, "float32", image.height, image.width, float(ends.min()), float(ends.max()))
+        return replace(image, low=float(ends.min()), high=float(ends.max()))
 
     def step(self, given: Kind, files: Files) -> Step:  # noqa: ARG002 - the interface
         """The function."""

@@ -67,6 +67,8 @@ def _in_store(store: Path) -> list[str]:
     """Archives, and folders that are archives; a folder of anything else is left alone."""
     try:
         there = sorted(path for path in store.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):  # a warning at the start said so
+        return []
     except OSError as error:
         log.error("the model store %s cannot be read: %s", store, error.strerror)  # noqa: TRY400 - nothing more is known
         return []

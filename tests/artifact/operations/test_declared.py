@@ -21,9 +21,12 @@ def signature(shape=("batch", 3, 224, 224), bounds=(-3, 3), dtype="float32", out
 
 
 def refused(preprocess, given=None):
+    """The path, with which the message begins, and the rest of the message."""
     with pytest.raises(BadOperations) as caught:
         make(parse(preprocess), given or signature(), {}, {})
-    return ".".join(map(str, caught.value.path)), str(caught.value)
+    path, _, message = str(caught.value).partition(": ")
+    assert path == ".".join(map(str, caught.value.path))
+    return path, message
 
 
 def with_(place, operation):
@@ -65,13 +68,24 @@ def test_there_and_back():
 @pytest.mark.parametrize(
     ("preprocess", "path", "message"),
     [
-        ("decode", "preprocess", 'preprocess is a list of operations, or a mapping of names to such lists, not "decode"'),
+        ("decode", "preprocess", 'a list of operations is expected, or a mapping of names to such lists, not "decode"'),
         ({1: CHAIN}, "preprocess.1", "1 is no name of an input or output: it has letters, digits and _"),
         ({"": CHAIN}, "preprocess.", "'' is no name of an input or output: it has letters, digits and _"),
         ([], "preprocess", "a list of at least one operation is expected, as [{softmax: {axis: -1}}]"),
+        ({"image": []}, "preprocess.image", "a list of at least one operation is expected, as [{softmax: {axis: -1}}]"),
         ([[1]], "preprocess.0", "one operation is a mapping of its name to its parameters, as {resize: {short: 256}}"),
         (with_(0, {"decod": {}}), "preprocess.0", "there is no operation 'decod'; nearest: decode"),
         (with_(0, {"decode": {"mode": "BGR"}}), "preprocess.0.decode.mode", "input should be 'RGB', 'L' or 'RGBA', got \"BGR\""),
+        (
+            with_(0, {"decode": {"mode": "rgb"}}),
+            "preprocess.0.decode.mode",
+            "input should be 'RGB', 'L' or 'RGBA', got \"rgb\"; nearest: RGB",
+        ),
+        (
+            with_(1, {"resize": {"short": 9, "interpolation": "linear"}}),
+            "preprocess.1.resize.interpolation",
+            "input should be 'bilinear' or 'bicubic', got \"linear\"; nearest: bilinear",
+        ),
         (with_(0, {"decode": {"moed": "L"}}), "preprocess.0.decode.moed", "unknown parameter 'moed'; nearest: mode"),
         (
             with_(0, {"decode": {"mode": "RGBA", "background": [0, 0, 0]}}),
@@ -175,7 +189,7 @@ def test_wrong_parameters(preprocess, path, message):
         (
             with_(4, {"normalize": {"mean": MEAN, "std": [0.1] * 3}}),
             "preprocess.4.normalize",
-            "the chain makes values from -4.85 to 5.94, but",
+            "the chain makes values from -4.85 to 5.9399996, but",
         ),
         (
             {"imag": CHAIN},
@@ -190,6 +204,38 @@ def test_chains_that_do_not_fit(preprocess, path, message):
     assert (found, said[: len(message)]) == (path, message)
 
 
+@pytest.mark.parametrize(
+    ("preprocess", "path", "made"),
+    [
+        (with_(2, {"center_crop": {"size": [224, 200]}}), "preprocess.2.center_crop", "[3, 224, 200]"),
+        ([*with_(2, {"crop": {"top": 0, "left": 0, "height": 9, "width": 9}}), "layout"], "preprocess.2.crop", "[3, 9, 9]"),
+        (
+            [DECODE, {"resize": {"size": [9, 9]}}, {"crop": {"top": 0, "left": 0, "height": 9, "width": 8}}, FLOAT],
+            "preprocess.2.crop",
+            "[3, 9, 8]",
+        ),
+        ([DECODE, RESIZE, FLOAT, NORMALIZE], "preprocess.1.resize", "[3, any, any]"),
+        ([{"decode": {"mode": "L"}}, RESIZE, CROP, FLOAT], "preprocess.0.decode", "[1, 224, 224]"),
+        ([{"decode": {"mode": "L"}}, RESIZE, CROP, FLOAT, {"layout": {"order": "HW"}}], "preprocess.4.layout", "[224, 224]"),
+        ([*CHAIN, {"layout": {"order": "HWC"}}], "preprocess.5.layout", "[224, 224, 3]"),
+        ([DECODE, FLOAT, NORMALIZE], "preprocess.2.normalize", "[3, any, any]"),
+    ],
+)
+def test_what_set_the_wrong_size(preprocess, path, made):
+    """The place is that of the operation that last changed the size, of `layout` where only the order is wrong, else the end."""
+    assert refused(preprocess) == (path, f"the chain makes {made} for a row, but input image is [3, 224, 224]")
+
+
+def test_what_it_makes_can_be_declared():
+    """The values of the message, taken as they stand, are a range that holds all that the chain makes."""
+    chain = with_(4, {"normalize": {"mean": MEAN, "std": [0.1, 0.3, 0.7]}})
+    _, message = refused(chain)
+
+    low, high = (float(word.rstrip(",")) for word in message.split()[5:8:2])
+
+    make(parse(chain), signature(bounds=(low, high)), {}, {})
+
+
 def test_declared_dimensions():
     """A fixed size must be one that the dimension allows; one that the picture decides is for each request to fit."""
     shape = ("batch", 3, "height", "width")
@@ -197,7 +243,7 @@ def test_declared_dimensions():
     make(parse([DECODE, FLOAT]), signature(shape), {}, {})
     path, message = refused([DECODE, {"resize": {"size": [64, 250]}}, FLOAT], signature(shape))
     sizes = "64 to 256 in multiples of 32"
-    assert path == "preprocess.2.to_float"
+    assert path == "preprocess.1.resize"
     assert message == f"the chain makes [3, 64, 250] for a row, but input image is [3, height: {sizes}, width: {sizes}]"
 
 

@@ -59,8 +59,8 @@ def test_outputs_without_rows():
     odd = Signature(SIGNATURE.inputs, (TensorSpec("y", "float32", (3, 2)),), SIGNATURE.dims)
     with pytest.raises(BadOperations) as caught:
         operations(odd)
-    assert str(caught.value) == "output y has no leading dimension of rows ('batch', or 1)"
+    assert str(caught.value) == "postprocess: output y has no leading dimension of rows ('batch', or 1)"
     assert caught.value.path == ("postprocess",)
     with pytest.raises(BadOperations) as caught:
         operations(SIGNATURE, "z")
-    assert str(caught.value) == "'z' is no output of the model; they are y"
+    assert str(caught.value) == "postprocess.z: 'z' is no output of the model; they are y"

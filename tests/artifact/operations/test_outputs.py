@@ -7,6 +7,7 @@ import pytest
 
 from artifact.operations import make, parse
 from artifact.operations.errors import BadOperations
+from artifact.operations.outputs import descending, largest
 from artifact.signature import Dim, Signature, TensorSpec
 
 LABELS = ("ant", "bee", "cat", "dog")
@@ -114,6 +115,27 @@ def test_boxes_by_score():
     ]
 
 
+def test_an_empty_chain_gives_the_numbers():
+    """`price: []`: as they are, NaN as null; an output that is not named is not in the answer."""
+    specs = [TensorSpec(name, "float32", ("batch", 2)) for name in ("scores", "price", "hidden")]
+    declared = {"scores": ["argmax"], "price": []}
+    made = operations(declared, *specs)
+    outputs = {name: np.array([[1, 2], [0.5, NAN]], np.float32) for name in ("scores", "price", "hidden")}
+
+    assert made.finish(outputs) == [
+        {"scores": {"index": 1, "score": 2.0}, "price": [1.0, 2.0]},
+        {"scores": {"index": 0, "score": 0.5}, "price": [0.5, None]},
+    ]
+    assert made.chains.to_json() == {"postprocess": {"scores": [{"argmax": {}}], "price": []}}
+
+
+def test_the_largest_of_a_row_is_the_first_in_order():
+    """With ties, NaN, infinities, and rows of nothing else."""
+    rows = np.random.default_rng(5).choice([NAN, -INF, INF, -1, 0, 1], (2000, 4)).astype(np.float32)
+
+    assert largest(rows).tolist() == [descending(row)[0] for row in rows]
+
+
 def test_a_batch_holds_the_same_as_its_rows():
     """Batched equals single, exactly."""
     made = operations(["softmax", {"topk": {"k": 3}}], labels=LABELS)
@@ -130,7 +152,7 @@ def test_a_batch_holds_the_same_as_its_rows():
         ([{"topk": {"k": 2}}, "softmax"], "not what an operation made of it"),
         (["argmax", "argmax"], "not what an operation made of it"),
         ([{"boxes": {"scores": "nothing"}}], "'nothing' is no output"),
-        ([{"boxes": {"scores": "scores"}}], "boxes takes boxes [n, 4]"),
+        ([{"boxes": {"scores": "scores"}}], "it takes boxes [n, 4]"),
         ([{"threshold": {"at": float("inf")}}], "finite"),
         ({"other": ["argmax"]}, "'other' is no output of the model; they are scores"),
     ],
@@ -140,6 +162,27 @@ def test_chains_that_do_not_fit(postprocess, message):
     with pytest.raises(BadOperations) as error:
         operations(postprocess)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("postprocess", "message"),
+    [
+        (["softmax", {"topk": {"k": 5}}], "postprocess.1.topk: k is 5; the row has 4 values"),
+        ([{"softmax": {"axis": 1}}], "postprocess.0.softmax: axis 1 is not in a row of 1 dimension(s)"),
+        (["argmax", "softmax"], "postprocess.1.softmax: it takes floating-point numbers, not what an operation made of it"),
+        (
+            ["argmax", "argmax"],
+            "postprocess.1.argmax: it takes a row that is a vector of numbers, not what an operation made of it",
+        ),
+        ([{"boxes": {"scores": "x"}}], "postprocess.0.boxes: 'x' is no output of the model; they are scores"),
+        (5, "postprocess: a list of operations is expected, or a mapping of names to such lists, not 5"),
+    ],
+)
+def test_a_message_names_the_operation_once(postprocess, message):
+    """Its place says which it is."""
+    with pytest.raises(BadOperations) as error:
+        operations(postprocess)
+    assert str(error.value) == message
 
 
 def test_numbers_are_compared_in_float64():
@@ -164,5 +207,5 @@ def test_lengths_are_no_probabilities():
 
 def test_labels_that_do_not_fit():
     """A label for each place of the last dimension, or the operations are refused."""
-    with pytest.raises(BadOperations, match=r"^output scores has 3 labels; its shape is \[batch, 4\], and the last"):
+    with pytest.raises(BadOperations, match=r"^postprocess: output scores has 3 labels; its shape is \[batch, 4\], and the last"):
         operations(["argmax"], labels=LABELS[:3])

@@ -37,9 +37,9 @@ def vector(row, *columns, **options):
 
 def test_columns_become_numbers():
     """(x - mean) / std; a 1 at a category's place; a category's place; in the order of the columns, not of the row."""
-    row = {"size": "L", "colour": 3, "age": 44}
-
-    np.testing.assert_array_equal(vector(row, AGE, COLOUR, SIZE), np.array([[0.5, 0, 0, 1, 0, 2]], np.float32))
+    for colour in (3, 3.0):
+        row = {"size": "L", "colour": colour, "age": 44}
+        np.testing.assert_array_equal(vector(row, AGE, COLOUR, SIZE), np.array([[0.5, 0, 0, 1, 0, 2]], np.float32))
 
 
 def test_every_number_is_its_formula():
@@ -96,14 +96,16 @@ def test_rows_that_are_refused(row, message):
 def test_numbers_that_the_tensor_cannot_hold():
     """Beyond float32; or no whole number, where the model takes those."""
     number = {"name": "n", "kind": "number"}
-    with pytest.raises(BadRow, match=r"the row makes 1e\+300, which float32 cannot hold"):
+    with pytest.raises(BadRow, match=r"column 'n' makes 1e\+300, which float32 cannot hold"):
         vector({"n": 1e300}, number)
-    with pytest.raises(BadRow, match=r"the row makes 1.5, but the model takes whole numbers"):
+    with pytest.raises(BadRow, match=r"column 'n' makes 1.5, but the model takes whole numbers"):
         vector({"n": 1.5}, number, dtype="int64")
+    with pytest.raises(BadRow, match=r"column 'n' makes 1e\+300, which float32 cannot hold"):
+        vector({"age": 1, "colour": "red", "n": 1e300}, AGE, COLOUR, number)
     for beyond in (2**53, 2**53 + 1, -(2**53) - 1, 2**62):
         with pytest.raises(BadRow, match=r"but whole numbers are exact only below 2\^53"):
             vector({"n": beyond}, number, dtype="int64")
-    with pytest.raises(BadRow, match=r"the row makes 2.14748e\+09, which int32 cannot hold"):
+    with pytest.raises(BadRow, match=r"column 'n' makes 2.14748e\+09, which int32 cannot hold"):
         vector({"n": 2**31}, number, dtype="int32")
     assert vector({"n": 2**53 - 1}, number, dtype="int64").tolist() == [[2**53 - 1]]
     assert vector({"n": 1e-60}, number).tolist() == [[0.0]]
@@ -154,7 +156,31 @@ def test_a_batch_holds_the_same_as_its_rows():
         ([{**COLOUR, "values": ["a", "a"], "missing": None}], {}, "a value stands twice"),
         ([{**AGE, "kind": "date"}], {"size": 1}, "kind"),
         ([AGE], {"size": 2}, "the chain makes [1] for a row, but input x is [2]"),
-        ([AGE], {"range_": (-1, 1)}, "declares the range [-1, 1]"),
+        (
+            [AGE],
+            {"range_": (-5, 1)},
+            "columns.0: column 'age', of 0 to 120, makes -5 to 10, but input x declares the range [-5, 1]; declare what it makes",
+        ),
+        (
+            [{**AGE, "std": 120}, SIZE],
+            {"range_": (-1, 1)},
+            "preprocess.0.table.columns.1: column 'size' makes 0 to 2, but input x declares the range [-1, 1]; declare what",
+        ),
+        (
+            [AGE, {"name": "n", "kind": "number"}],
+            {"range_": (-5, 10)},
+            "columns.1: declare min and max of column 'n': without, it makes any number, and input x declares the range [-5, 10]",
+        ),
+        (
+            [{**COLOUR, "kind": "categoric"}],
+            {},
+            "columns.0.kind: input should be 'number' or 'category', got \"categoric\"; nearest: category",
+        ),
+        (
+            [{**COLOUR, "unknown": "zero"}],
+            {},
+            "columns.0.unknown: input should be 'refuse' or 'zeros', got \"zero\"; nearest: zeros",
+        ),
     ],
 )
 def test_tables_that_do_not_fit(columns, options, message):
@@ -179,11 +205,33 @@ def test_what_a_client_is_told():
     }
 
 
-def test_one_bound_alone():
-    """A column of which only the most is declared makes that, as far as anyone knows: a range that holds it is right."""
-    operations({"name": "below", "kind": "number", "max": -5}, range_=(-100, 100))
-    with pytest.raises(BadOperations, match="the chain makes values from -5 to -5, but input x declares the range"):
-        operations({"name": "below", "kind": "number", "max": -5}, range_=(0, 100))
+@pytest.mark.parametrize(("bound", "lacking"), [({"max": -5}, "min"), ({"min": -5}, "max"), ({}, "min and max")])
+def test_numbers_without_bounds(bound, lacking):
+    """Nobody knows what they make: that is accepted where no range is declared, and where one is, the bounds are asked for."""
+    column = {"name": "n", "kind": "number", **bound}
+
+    operations(column)
+    with pytest.raises(BadOperations, match=f"declare {lacking} of column 'n': without, it makes any number, and input x"):
+        operations(column, range_=(-100, 100))
+
+
+def test_what_a_column_makes_can_be_declared():
+    """The numbers of the message, and those of the formula, are a range that holds all that the column makes."""
+    for place in range(50):
+        column = {**AGE, "missing": None, "mean": place / 7 + 0.1, "std": 3.1 + place / 13}
+        ends = tuple((bound - column["mean"]) / column["std"] for bound in (0, 120))
+        with pytest.raises(BadOperations) as error:
+            operations(column, range_=(0, 0))
+        told = str(error.value).split(" makes ")[1].split(", but")[0].split(" to ")
+
+        for range_ in (ends, tuple(map(float, told))):
+            operations(column, range_=range_)
+
+
+def test_a_column_without_its_kind():
+    """The parameter is asked for at the column."""
+    with pytest.raises(BadOperations, match=r"^preprocess\.0\.table\.columns\.0: parameter 'kind' is required, but not there$"):
+        parse([{"table": {"columns": [{"name": "a"}]}}])
 
 
 def test_unknown_parameters_of_a_category():

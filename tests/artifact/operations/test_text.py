@@ -154,11 +154,11 @@ def test_texts_that_are_refused(text, limits, error, message):
 @pytest.mark.parametrize(
     ("tokenizer", "parameters", "message"),
     [
-        (b"", {}, "t.json is no tokenizer.json that the tokenizers package reads"),
+        (b"", {}, "tokenize.file: t.json is no tokenizer.json that the tokenizers package reads"),
         (b"\xff", {}, "t.json is no tokenizer.json"),
         (b'{"version": "1.0"}', {}, "t.json is no tokenizer.json"),
         (b"[" * 100_000, {}, "t.json is no tokenizer.json"),
-        (WORDS, {"max_tokens": 2}, "max_tokens is 2; t.json adds 2 tokens to every text"),
+        (WORDS, {"max_tokens": 2}, "tokenize.max_tokens: 2 leaves no room: t.json adds 2 tokens to every text"),
         (WORDS, {"max_tokens": 64}, "the chain makes [up to 64] for a row, but input input_ids is [length: 1 to 32]"),
         (WORDS.replace(b"[PAD]", b"[PUT]"), {}, "no token for padding"),
         (WORDS, {"names": {"ids": "x"}}, "input_ids"),
@@ -172,6 +172,13 @@ def test_tokenizers_that_do_not_fit(tokenizer, parameters, message):
         operations(tokenizer, **parameters)
     assert message in str(caught.value)
     assert caught.value.path[:3] == ("preprocess", 0, "tokenize")
+
+
+def test_a_tokenizer_that_is_no_function():
+    """BPE with dropout makes other tokens of the same text each time."""
+    model = {"type": "BPE", "dropout": 0.5, "vocab": {"[PAD]": 0, "a": 1}, "merges": []}
+    with pytest.raises(BadOperations, match=r"tokenize\.file: t\.json has a dropout of 0\.5: a text would become other tokens"):
+        operations(json.dumps({**json.loads(WORDS), "model": model}).encode())
 
 
 def test_a_range_that_the_vocabulary_exceeds():
@@ -198,7 +205,7 @@ FAILS = {
 def test_tokenizers_that_the_package_fails_on(changes):
     """Its Rust code may panic, which is no Exception of Python: the tokenizer is refused all the same."""
     hostile = json.dumps({**json.loads(WORDS), **changes}).encode()
-    with pytest.raises(BadOperations, match=r"t\.json|the tokenizer fails on the text"):
+    with pytest.raises(BadOperations, match=r"^preprocess\.0\.tokenize\.file: t\.json"):
         operations(hostile)
 
 

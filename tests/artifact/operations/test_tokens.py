@@ -4,10 +4,10 @@ import random
 
 import pytest
 from fuzz.raw_models import WORDS, pieces_tokenizer, words_tokenizer
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from artifact.operations import RawLimits
-from artifact.operations.errors import TooLarge
+from artifact.operations.errors import BadText, TooLarge
 from artifact.operations.kinds import Raw
 from artifact.operations.text import Tokenize
 from artifact.operations.tokens import Layout
@@ -54,8 +54,64 @@ def test_a_tokenizer_without_a_place_for_two_texts():
     made = tokenizer("one-text-only")
 
     assert Layout.of(made, pair=False).special == 1
-    with pytest.raises(ValueError, match="no place for two texts; declare pair: false"):
+    with pytest.raises(ValueError, match="no place for two texts; declare pair: false, or mend its post_processor"):
         Layout.of(made, pair=True)
+
+
+def test_a_tokenizer_without_a_place_for_a_text():
+    """The part of the file is named that says where texts stand."""
+    made = tokenizer("plain")
+    for template in ("</s>", "$A </s> $A"):
+        made.post_processor = processors.TemplateProcessing(single=template, pair="$A $B", special_tokens=[END])
+        with pytest.raises(ValueError, match=r"mend its .*post_processor.* template has one \$A$"):
+            Layout.of(made, pair=False)
+
+
+def letters(model):
+    """A tokenizer of single letters, without a token for what is unknown, between two special ones."""
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    ends = [("<s>", 0), ("</s>", 1)]
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B", special_tokens=ends)
+    return made
+
+
+BASES = {"<s>": 0, "</s>": 1, "<pad>": 2, "A": 3, "C": 4, "G": 5, "T": 6}
+OF_BASES = {
+    "WordLevel": models.WordLevel(BASES, unk_token="none"),
+    "BPE": models.BPE(BASES, []),
+    "WordPiece": models.WordPiece(BASES, unk_token="none"),
+    "Unigram": models.Unigram([(base, -1.0) for base in BASES], unk_id=None),
+}
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("model", OF_BASES.values(), ids=OF_BASES)
+def test_a_vocabulary_without_usual_words(model, pair):
+    """Its own words show where texts stand: ids are the package's; what it does not know is for each text to fail on."""
+    made = letters(model)
+    step = Tokenize(file="t", max_tokens=16, pair=pair).step(Raw("text"), {"t": made.to_str().encode()})
+    texts = ("GATTACA", "CA")[: 1 + pair]
+
+    found = step(texts, RawLimits())
+
+    assert found["input_ids"].tolist() == made.encode(texts[0], texts[1] if pair else None).ids
+    if not isinstance(model, models.BPE):  # which leaves it out
+        with pytest.raises(BadText, match="cannot be tokenised"):
+            step(("GAX", "C")[: 1 + pair], RawLimits())
+
+
+def test_a_tokenizer_that_knows_no_word():
+    """Not its own either, since it changes every text before: the message says which parts of the file may be wrong."""
+    made = letters(models.WordLevel(BASES, unk_token="none"))
+    made.normalizer = normalizers.Replace("A", "X")
+    Layout.of(made, pair=False)  # of C
+    made.normalizer = normalizers.Lowercase()
+
+    with pytest.raises(
+        ValueError, match=r"makes no token of 'a', '0', 'the', nor of the first 100 of its own tokens \(.*\); give"
+    ):
+        Layout.of(made, pair=False)
 
 
 def test_texts_that_become_many_letters():

@@ -89,6 +89,8 @@ FOUND: dict[str, tuple[bytes, set[int]]] = {
         npy(npy_text(b"(,)"), data=bytes(8)).replace(b"/mlp", b"/scalar").replace(b"<f4", b"<f8"),
         REFUSED,
     ),
+    "npy-vertical-tab.http": (npy(npy_text(b"(1,\v4)")), REFUSED),
+    "npy-leading-zero.http": (npy(npy_text(b"(1,04)")), REFUSED),
     "npy-shape-no-tuple.http": (npy(npy_text(b"(4)")).replace(b"/mlp", b"/vector"), REFUSED),
     "json-after-a-mark.http": (request(PREDICT, b"\xef\xbb\xbf" + GOOD), {200}),
     "json-after-a-mark-another-way.http": (request(PREDICT, b"\xef\xbb\xbf" + GOOD[:-1] + b',"note":[]}'), {200}),

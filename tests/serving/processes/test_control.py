@@ -363,6 +363,15 @@ def test_what_is_not_served_is_told_as_ever(server):
     )
 
 
+def test_labels(start_server, make_repository, classes_artifact):
+    """The names of classes are in the configuration, whichever process runs the model."""
+    for execution in ("thread", "process"):
+        settings = json.dumps({"classes": {"execution": execution}})
+        with start_server(make_repository({"classes/1": classes_artifact}), "--model-settings", settings) as running:
+            told = running.get("/v2/models/classes/config").json()["parameters"]["labels"]["string_value"]
+            assert json.loads(told) == {"scores": ["ant", "bee", "cat", "dog", "emu"]}
+
+
 def test_every_other_page(server):
     """Documentation, metadata, configuration, health, whichever front end is asked; request ids are kept."""
     for path in ("/docs", "/openapi.json", "/v2", "/v2/models", "/v2/models/mlp", "/v2/health/live", "/v2/health/ready", "/ping"):

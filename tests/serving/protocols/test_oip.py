@@ -184,6 +184,15 @@ def test_data_may_be_flat_or_nested(data):
     np.testing.assert_array_equal(asked.inputs["x"], X)
 
 
+def test_null_is_nothing():
+    """`binary_data_size` of null is as good as none: the data are in the JSON. So is an id."""
+    stated = tensor(parameters={"binary_data_size": None})
+
+    assert codec().decode(request({"inputs": [stated]})).inputs["x"].tolist() == X.tolist()
+    for body in ({"id": None, "inputs": [tensor()]}, {"id": None, "outputs": None, "inputs": [stated]}):
+        assert codec().decode(request(body)).rows == len(X)
+
+
 def test_the_usual_json_takes_the_quick_way():
     """Flat and nested data, outputs, parameters and ids do not keep a request from the quick way."""
     protocol = codec()
@@ -320,6 +329,7 @@ def test_classification_has_at_most_all_classes():
         ({"timeout": 0}, "250", 0, 0.25),
         ({"timeout": 100_000}, "250", 0, 0.1),
         ({"timeout": 900_000}, "250.5", 0, 0.2505),
+        ({"priority": None, "timeout": None}, None, 0, None),
         ({"sequence_id": 4, "sequence_start": True, "triton_x": "?", "mine": 1.5}, None, 0, None),
     ],
 )

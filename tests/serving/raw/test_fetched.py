@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from foundation.errors import StateserveError
-from serving.errors import BadRequest, BodyTooLarge, NotAllowed
+from serving.errors import BadRequest, BodyTooLarge, DeadlinePassed, NotAllowed
 from serving.raw import fetched
 from serving.raw.fetched import fetcher, is_private
 from serving.settings import Settings
@@ -88,7 +89,7 @@ def test_one_that_never_answers(source, monkeypatch):
     """After a while it is given up, and its thread is let go."""
     monkeypatch.setattr(fetched, "FETCH_S", 0.2)
 
-    with pytest.raises(BadRequest, match=r"did not arrive within 0\.2 s"):
+    with pytest.raises(DeadlinePassed, match=r"did not arrive within 0\.2 s"):
         fetch(url(source, "silent"))
     assert source.left.wait(60)
 
@@ -106,6 +107,49 @@ def test_a_client_that_leaves(source):
         assert await asyncio.to_thread(source.left.wait, 60)
 
     asyncio.run(leave())
+
+
+def test_a_handshake_that_never_ends():
+    """A source that takes the connection and says nothing: whoever gives it up ends the thread that waits for it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        before = set(threading.enumerate())
+
+        async def leave():
+            settings = Settings(input_urls=("https://.*",), input_urls_private=True)
+            fetching = asyncio.ensure_future(fetcher(settings)([f"https://127.0.0.1:{silent.getsockname()[1]}/a.png"]))
+            connection, _ = await asyncio.to_thread(silent.accept)
+            with connection:
+                assert await asyncio.to_thread(connection.recv, 1)  # the handshake has begun
+                fetching.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await fetching
+                while chunk := await asyncio.to_thread(connection.recv, 1 << 16):
+                    assert chunk
+
+        asyncio.run(leave())
+        assert {thread.name.partition("_")[0] for thread in set(threading.enumerate()) - before} <= {"fetch"}
+
+
+def test_one_request_does_not_take_every_thread(source):
+    """Of a request that names slow sources only some are asked at a time; the pictures of others arrive beside it."""
+
+    async def ask():
+        fetch = fetcher(Settings(input_urls=("http://.*",), input_urls_private=True))
+        slow = asyncio.ensure_future(fetch([url(source, "silent")] * fetched.THREADS))
+        assert await asyncio.to_thread(source.asked.wait, 60)
+        found = await asyncio.wait_for(fetch([url(source, "picture.png")]), 5)
+        assert not slow.done()
+        slow.cancel()
+        return found
+
+    assert asyncio.run(ask()) == [PICTURE]
+
+
+def test_a_long_url():
+    """It is refused before any pattern is tried on it."""
+    with pytest.raises(BadRequest, match="a URL has 2048 letters at most"):
+        fetch("http://images.example/" + "a" * 2048)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +214,12 @@ def test_a_name_that_leads_inside(source, monkeypatch):
         ("::ffff:93.184.216.34", False),
         ("64:ff9b::7f00:1", True),
         ("2002:7f00:1::", True),
+        ("fec0::1", True),
+        ("64:ff9b:1::7f00:1", True),
+        ("64:ff9b::5db8:d822", False),
+        ("::127.0.0.1", True),
+        ("::ffff:0:127.0.0.1", True),
+        ("168.63.129.16", True),
     ],
 )
 def test_private_addresses(address, private):

@@ -142,6 +142,37 @@ def test_triton(server, binary):
             client.close()
 
 
+@pytest.mark.parametrize("shape", [[1], [1, 1]])
+def test_openvino(server, shape):
+    """A picture alone behind the JSON, which states neither its size nor its length: as OpenVINO Model Server takes it."""
+    head = json.dumps({"inputs": [{"name": "image", "shape": shape, "datatype": "BYTES"}]}).encode()
+    answer = server.request(
+        "POST",
+        "/v2/models/pictures/infer",
+        content=head + PICTURE,
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+
+    assert answer.status_code == 200, answer.text
+    data = answer.json()["outputs"][0]["data"]
+    assert np.allclose(data, next(iter(expected("pictures", [PICTURE])[1].values())).ravel())
+
+
+def test_a_picture_of_no_stated_size(server):
+    """What else lacks its size is refused, with what is missing."""
+    stated = {"name": "image", "shape": [2], "datatype": "BYTES"}
+    for inputs, what in (([stated], "not 2 BYTES elements"), ([stated, stated], "neither data nor"), ([], "missing: image")):
+        head = json.dumps({"inputs": inputs}).encode()
+        answer = server.request(
+            "POST",
+            "/v2/models/pictures/infer",
+            content=head + PICTURE,
+            headers={"Inference-Header-Content-Length": str(len(head))},
+        )
+        assert answer.status_code == 400
+        assert re.search(what, answer.json()["error"])
+
+
 def test_metadata(server):
     """A model's metadata names its raw inputs, and what is done with them."""
     told = server.get("/v2/models/words").json()

@@ -5,10 +5,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import PIL.Image
 import pytest
 
+from artifact.operations import RawLimits
 from artifact.operations.errors import BadImage, TooLarge
-from serving.errors import ClientLeft, QueueFull
+from artifact.operations.images.resize import PixelBudget, resized
+from serving.errors import ClientLeft, DeadlinePassed, QueueFull
 from serving.messages import Request
 from serving.protocols.asked import Limits
 from serving.protocols.predictions import PredictionsCodec
@@ -140,6 +143,58 @@ def test_a_client_that_leaves(one_thread):
         return (await served.ask("c", "d")).rows
 
     assert asyncio.run(ask()) == 2
+
+
+def test_a_deadline_passes_in_the_queue(one_thread):
+    """A request whose time is over while it waits for a thread is dropped, by its own time or the setting's."""
+
+    async def ask():
+        served = Served(one_thread)
+        stated = request("a")
+        stated.headers = {**stated.headers, "x-timeout-ms": "50"}
+        waiting = served.raw.asked("predictions", served.codec, stated, staying, served.beside)
+        with pytest.raises(DeadlinePassed, match="time passed before its rows were tensors"):
+            await asyncio.wait_for(waiting, DEADLINE_S)
+        served.raw.default_timeout_s = 0.05
+        with pytest.raises(DeadlinePassed):
+            await asyncio.wait_for(served.ask("b"), DEADLINE_S)
+        served.raw.default_timeout_s = None
+        served.goes_on.set()
+        return (await asyncio.wait_for(served.ask("c"), DEADLINE_S)).rows
+
+    assert asyncio.run(ask()) == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body", "headers", "raw"),
+    [
+        ("predictions", b'{"inputs": {"input_ids": [[1]], "attention_mask": [[1]]}}', {}, False),
+        ("predictions", b'{"inputs": {"text": "a"}}', {}, True),
+        ("predictions", b"a", {"content-type": "text/plain"}, True),
+        ("predictions", b"\0", {"content-type": "application/octet-stream"}, False),
+        ("oip", b'{"id": "BYTES", "inputs": [{"datatype": "INT64"}]}', {}, False),
+        ("oip", b'{"inputs": [{"datatype" : "BYTES"}]}', {}, True),
+        ("oip", b'{"inputs": []}"datatype":"BYTES"', {"inference-header-content-length": "14"}, False),
+    ],
+)
+def test_which_requests_may_be_raw(protocol, body, headers, raw):
+    """Others are read as for any model, and wait behind no picture."""
+    model = MODELS["words"]
+    operations, _ = model.made()
+    version = RawVersion(("words", 1), operations, model.signature, LIMITS, {})
+
+    assert version.may_be_raw(protocol, Request("POST", "/", "", headers, body)) is raw
+
+
+def test_pixels_that_resizing_makes():
+    """A picture of one pixel's width becomes a long one: all of a request are bounded together."""
+    budget = PixelBudget(1000)
+    limits = RawLimits(budget=budget)
+    long = PIL.Image.new("L", (60, 1))
+
+    assert resized(long, (10, 60), PIL.Image.Resampling.BILINEAR, limits).size == (60, 10)
+    with pytest.raises(TooLarge, match="the pictures are resized to more than 1000 pixels together: send fewer rows"):
+        resized(long, (20, 60), PIL.Image.Resampling.BILINEAR, limits)
 
 
 def test_tensors_of_all_rows_together():

@@ -377,6 +377,17 @@ def test_load_all(with_registry, write_mar, store):
     with_registry(test, load_models="all", default_workers_per_model=1)
 
 
+def test_load_all_of_no_store(with_registry, store, caplog):
+    """A store that is not there holds nothing, and is no error: reading the settings warned of it."""
+    store.rmdir()
+
+    async def test(registry):
+        assert registry.models.listed() == []
+
+    with_registry(test, load_models="all")
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 def test_load_named(with_registry, write_mar, store):
     """`name=file` gives a model a name of its own; without, it has the manifest's."""
     write_mar(store / "a.mar", "a")

@@ -209,15 +209,16 @@ def test_a_drawing_becomes_the_tensor_of_a_model_without_preprocess(open_page, x
 
 
 def test_json_begins_with_a_body_that_the_model_takes(open_page):
-    """Of every model; with more than ten values the largest are shown, and negative ones go to the other side."""
+    """Of every model; values have the names of their classes, or their places, and negative ones go to the other side."""
     for model in ("pictures", "words", "pairs", "rows", "columns"):
         page = open_page(model)
         choose(page, "json")
         assert ask(page)
+    assert sorted(page.locator(".bars .name").all_inner_texts()) == list("01234567")
     page = open_page("classes")
     page.fill("#json", '{"inputs": {"x": [[1, -3, 0.5, 2, -1]]}}')
-    assert ask(page).startswith("3: 2,")
-    assert page.locator(".bars .name").all_inner_texts() == ["3", "0", "2", "4", "1"]
+    assert ask(page).startswith("dog: 2,")
+    assert page.locator(".bars .name").all_inner_texts() == ["dog", "ant", "cat", "emu", "bee"]
     assert page.locator(".fill.below").count() == 2
     left, right = (page.locator(".fill").nth(place).bounding_box() for place in (4, 0))
     assert left["x"] + left["width"] == pytest.approx(right["x"], abs=1)
