@@ -151,7 +151,7 @@ def test_a_deadline_passes_in_the_queue(one_thread):
     async def ask():
         served = Served(one_thread)
         stated = request("a")
-        stated.headers = {**stated.headers, "x-timeout-ms": "50"}
+        stated.headers = {**dict(stated.headers.items()), "x-timeout-ms": "50"}
         waiting = served.raw.asked("predictions", served.codec, stated, staying, served.beside)
         with pytest.raises(DeadlinePassed, match="time passed before its rows were tensors"):
             await asyncio.wait_for(waiting, DEADLINE_S)
