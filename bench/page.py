@@ -138,4 +138,6 @@ def _versions(facts: Mapping[str, str]) -> str:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return ", ".join([*found, wrk_version()])
+    if wrk := wrk_version():
+        found.append(wrk)
+    return ", ".join(found)

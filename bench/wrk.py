@@ -89,9 +89,12 @@ def find_wrk() -> str:
     return found
 
 
-def wrk_version() -> str:
-    """What wrk calls itself, as `wrk debian/4.1.0-3`."""
-    said = subprocess.run([find_wrk(), "-v"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+def wrk_version() -> str | None:
+    """What wrk calls itself, as `wrk debian/4.1.0-3`; None where it is not installed."""
+    found = shutil.which("wrk")
+    if found is None:
+        return None
+    said = subprocess.run([found, "-v"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     return said.stdout.partition(" [")[0].strip()
 
 

@@ -173,6 +173,13 @@ def test_a_process_that_ends_is_told(tmp_path):
         run_module("bench.bound", "--rows", "0", timeout_s=60)
 
 
+def test_a_page_needs_no_wrk(monkeypatch):
+    """Pages that were measured without it are made where it is not installed."""
+    monkeypatch.setenv("PATH", "")
+
+    assert "wrk" not in page.to_markdown("How fast saving is", "As follows.", [])
+
+
 def test_a_page_has_its_tables_goals_and_charts(tmp_path):
     """Medians stand with their spread, a missed goal is seen, and a chart lies beside the page."""
     rate = Spread.of([9000, 8000, 12000])
