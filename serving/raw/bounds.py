@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from artifact.operations import RawSpec
 from artifact.operations.errors import BadRaw, TooLarge
 from artifact.operations.images.decode import read_header
-from artifact.operations.images.resize import PixelBudget
+from artifact.raw_limits import Budget
 from artifact.signature import DTYPES, Signature
 from serving.protocols.asked import Limits
 from serving.raw.bodies import RawRow, require_few
@@ -36,9 +36,13 @@ class Bounds:
         return cls(limits, tuple(spec.name for spec in specs if spec.kind == "image"), least)
 
     @property
-    def pixels(self) -> PixelBudget:
-        """What the pictures of one request may be resized to."""
-        return PixelBudget(PICTURES * self.limits.raw.image_pixels)
+    def pixels(self) -> Budget:
+        """The pixels that the pictures of one request may be resized to."""
+
+        def used_up(most: int) -> TooLarge:
+            return TooLarge(f"the pictures are resized to more than {most} pixels together: send fewer rows")
+
+        return Budget(PICTURES * self.limits.raw.image_pixels, used_up)
 
     def require(self, rows: Sequence[RawRow]) -> None:
         """Refuses rows that are too many, or too large together, before anything is made of them. URLs are fetched by now.

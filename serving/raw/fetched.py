@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import SplitResult, urlsplit
 
+from artifact.raw_limits import Budget
 from serving.errors import BadRequest, BodyTooLarge, DeadlinePassed, NotAllowed
 from serving.protocols.tensors import shortened
 from serving.settings import Settings
@@ -51,7 +52,7 @@ def fetcher(settings: Settings) -> Callable[[Sequence[str]], Awaitable[Sequence[
 
     async def fetch(urls: Sequence[str]) -> Sequence[bytes]:
         places = [_allowed(url, patterns) for url in urls]
-        budget = _Budget(settings.max_body_bytes)
+        budget = Budget(settings.max_body_bytes, _too_large)
         loop, slots, under_way = asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE), []
 
         async def one(place: SplitResult) -> bytes:
@@ -88,25 +89,14 @@ def _allowed(url: str, patterns: Sequence[re.Pattern[str]]) -> SplitResult:
     raise NotAllowed(f'the picture at "{shortened(url)}" is not fetched: no pattern of the setting input_urls matches it')
 
 
-class _Budget:
-    """The bytes that the pictures of one request may still have."""
-
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
-        self._lock = threading.Lock()
-
-    def take(self, count: int) -> None:
-        """Raises BodyTooLarge where they are used up."""
-        with self._lock:
-            self._left -= count
-            if self._left < 0:
-                raise BodyTooLarge(f"the pictures have more than {self._most} bytes together (setting max_body_bytes)")
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the pictures have more than {most} bytes together (setting max_body_bytes)")
 
 
 class _Fetching:
     """One picture under way, in a thread; `stop` ends it from another."""
 
-    def __init__(self, place: SplitResult, budget: _Budget, *, to_private: bool) -> None:
+    def __init__(self, place: SplitResult, budget: Budget, *, to_private: bool) -> None:
         self._place = place
         self._budget = budget
         self._to_private = to_private

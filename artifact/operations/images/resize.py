@@ -1,6 +1,5 @@
 """Resizing, by Pillow's `Image.resize` with its antialiasing: the support of the filter grows with the reduction."""
 
-import threading
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,21 +15,6 @@ if TYPE_CHECKING:
 
 Side = Annotated[int, Field(ge=1, le=16384)]
 Sides = tuple[Side, Side]
-
-
-class PixelBudget:
-    """The pixels that the pictures of one request may still be resized to, whichever thread does it."""
-
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
-        self._lock = threading.Lock()
-
-    def take(self, count: int) -> None:
-        """Raises TooLarge where they are used up."""
-        with self._lock:
-            self._left -= count
-            if self._left < 0:
-                raise TooLarge(f"the pictures are resized to more than {self._most} pixels together: send fewer rows")
 
 
 class Letterbox(BaseModel):

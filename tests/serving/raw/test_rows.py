@@ -10,7 +10,7 @@ import pytest
 
 from artifact.operations import RawLimits
 from artifact.operations.errors import BadImage, TooLarge
-from artifact.operations.images.resize import PixelBudget, resized
+from artifact.operations.images.resize import resized
 from serving.errors import ClientLeft, DeadlinePassed, QueueFull
 from serving.messages import Request
 from serving.protocols.asked import Limits
@@ -188,8 +188,8 @@ def test_which_requests_may_be_raw(protocol, body, headers, raw):
 
 def test_pixels_that_resizing_makes():
     """A picture of one pixel's width becomes a long one: all of a request are bounded together."""
-    budget = PixelBudget(1000)
-    limits = RawLimits(budget=budget)
+    few = Bounds(replace(LIMITS, raw=RawLimits(image_pixels=125)), (), 0)
+    limits = RawLimits(budget=few.pixels)
     long = PIL.Image.new("L", (60, 1))
 
     assert resized(long, (10, 60), PIL.Image.Resampling.BILINEAR, limits).size == (60, 10)
