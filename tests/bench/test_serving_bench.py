@@ -166,7 +166,7 @@ def test_a_process_that_ends_is_told(tmp_path):
     """A server that does not start is named with its code and what it said."""
     with (
         pytest.raises(ProcessFailed, match=r"(?s)^bench\.limit ended with code 1 before it answered /ready: .*nothing\.onnx"),
-        started("bench.limit", str(tmp_path / "nothing.onnx"), folder=tmp_path),
+        started("bench.limit", "nothing.onnx", folder=tmp_path),
     ):
         pass
     with pytest.raises(ProcessFailed, match=r"(?s)^bench\.bound .* ended with code 2: "):

@@ -11,14 +11,14 @@ from serving.protocols.compression import compress, decompress
 BODY = b"a body that repeats itself, " * 100
 RAW = zlib.compressobj(wbits=-15)
 FORMS = {
-    "gzip": gzip.compress(BODY),
-    "X-GZip": gzip.compress(BODY),
+    "gzip": gzip.compress(BODY, mtime=0),
+    "X-GZip": gzip.compress(BODY, mtime=0),
     "deflate": zlib.compress(BODY),
     "deflate ": RAW.compress(BODY) + RAW.flush(),
     "identity": BODY,
     "": BODY,
     "deflate, gzip": gzip.compress(zlib.compress(BODY)),
-    "identity, gzip, identity": gzip.compress(BODY),
+    "identity, gzip, identity": gzip.compress(BODY, mtime=0),
 }
 
 
