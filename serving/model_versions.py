@@ -181,7 +181,7 @@ class ModelVersions(Generic[Version]):
 
     def nothing_chosen(self) -> str:
         """What to say where the policy leaves nothing to serve."""
-        on_disk = ", ".join(map(str, self.folders)) or "none"
+        on_disk = listed([*self.folders])
         return f"the version policy {self.settings.version_policy} chooses none of the versions on disk ({on_disk})"
 
     def _by_policy(self) -> set[int]:

@@ -272,12 +272,12 @@ class Repository(Generic[Version]):
         if name not in names:
             if failure is not None:
                 raise LoadFailed(f"{name}: {failure}")
-            raise ModelNotFound(f"no model is called {name!r}; on disk: {', '.join(names) or 'none'}")
+            raise ModelNotFound(f"no model is called {name!r}; on disk: {listed(names)}")
         await self._shielded(self._load(self._model(name), version, settings or self._settings.model(name)))
         await self.settled()
         if failure is not None:
-            served = ", ".join(str(one.version) for one in self.served(name)) or "none"
-            raise LoadFailed(f"{name}: {failure}; versions served: {served}")
+            served = [one.version for one in self.served(name)]
+            raise LoadFailed(f"{name}: {failure}; versions served: {listed(served)}")
 
     async def unload(self, name: str) -> None:
         """Retires every version of a model, in the background; polling does not bring it back, `load` does.
@@ -391,8 +391,7 @@ class Repository(Generic[Version]):
             raise LoadFailed(f"{model.name}: {nothing}")
         if failures:
             reasons = "; ".join(f"version {number} failed its checks: {reason}" for number, reason in failures.items())
-            served = ", ".join(map(str, sorted(model.served))) or "none"
-            raise LoadFailed(f"{model.name}: {reasons}; versions served: {served}")
+            raise LoadFailed(f"{model.name}: {reasons}; versions served: {listed(sorted(model.served))}")
         if self._closing:
             raise ModelNotReady("the server is shutting down")
 

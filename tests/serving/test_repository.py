@@ -466,6 +466,17 @@ class TestLabels:
 
         go(test)
 
+    def test_many_models_are_not_all_told(self, write, go):
+        """Neither are the models on disk, to who loads one that is not there."""
+        write(**{f"m{number:02}": {1: "good"} for number in range(22)})
+
+        async def test(it):
+            first = ", ".join(f"m{number:02}" for number in range(20))
+            with refused(ModelNotFound, f"no model is called 'x'; on disk: {first} and 2 more"):
+                await it.repository.load("x")
+
+        go(test)
+
     def test_the_label_default_says_who_answers(self, write, go):
         """Without it the newest does; where it stands for a version that is not served, nobody else answers in its place."""
         write(m={1: "good", 2: "good"})
