@@ -430,7 +430,7 @@ def test_requests_without_a_model_are_counted_once(server):
 
 def test_requests_in_flight(server):
     """The gauge is of all front ends; a request in flight is in one of them."""
-    with server.in_flight(3, 0.2) as connections:
+    with server.in_flight(3, 1) as connections:
         for connection in connections:
             connection.close()
 
